@@ -1,0 +1,32 @@
+"""What can go wrong, and the exit code each kind has on every command line."""
+
+from __future__ import annotations
+
+__all__ = ["DeviceError", "GateError", "InputError", "SdiError"]
+
+
+class SdiError(Exception):
+    """Base of every error that a user, a file or a device can cause.
+
+    The message says who failed, what was expected, what arrived and how to mend it.
+    """
+
+    exit_code = 2
+
+
+class GateError(SdiError):
+    """A gate failed: parity, accuracy, or a defect found where none may be."""
+
+    exit_code = 1
+
+
+class InputError(SdiError):
+    """Wrong use or bad input: a file, a folder, an option."""
+
+    exit_code = 2
+
+
+class DeviceError(SdiError):
+    """A device or a source could not be opened, or was lost."""
+
+    exit_code = 3

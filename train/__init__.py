@@ -1,0 +1,1 @@
+"""Networks, losses, data, the training loop and scores. Needs torch; see `sdi-train --help`."""

@@ -1,0 +1,133 @@
+"""Checkpoints: weights together with all that is needed to use them.
+
+A checkpoint is a dict of plain values and tensors saved by `torch.save`, so `torch.load(weights_only=True)` reads
+it and no code in it can run.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.files import atomic_path
+from sdi.train.models import SaliencyNetwork, build_model, model_names, model_spec
+from sdi.train.preprocess import Preprocessing
+
+__all__ = ["Checkpoint", "load_checkpoint", "load_network", "save_checkpoint", "versions"]
+
+_FORMAT = "sdi-checkpoint"
+_FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network at rest."""
+
+    model: str  # the registered name, a variant such as "tsernet-xs"
+    input_hw: tuple[int, int]  # size it was trained at
+    preprocessing: Preprocessing
+    weights: dict[str, Tensor]
+    metrics: dict[str, float] = field(default_factory=dict)  # scores of these weights; empty if not evaluated
+    versions: dict[str, str] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)  # recipe, epoch, and in last.pt what resuming needs
+
+    @property
+    def family(self) -> str:
+        """The network that `model` is a variant of."""
+        return model_spec(self.model).family
+
+
+def versions() -> dict[str, str]:
+    """What made a checkpoint."""
+    from importlib.metadata import version
+
+    return {"sdi": version("sdi"), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all."""
+    value = {
+        "format": _FORMAT,
+        "format_version": _FORMAT_VERSION,
+        "model": checkpoint.model,
+        "family": checkpoint.family,
+        "input_hw": list(checkpoint.input_hw),
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "weights": {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()},
+        "metrics": checkpoint.metrics,
+        "versions": checkpoint.versions or versions(),
+        "training": checkpoint.training,
+    }
+    with atomic_path(path) as beside:
+        torch.save(value, beside)
+
+
+def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        model: refuse the checkpoint unless it holds this registered model.
+    Raises:
+        InputError: missing, no PyTorch file, not one of ours, of a newer format, or of another model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist; train one: sdi-train --model {model or 'minet'}")
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds, from EOFError to UnpicklingError
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {_first_line(error)}") from error
+    if not isinstance(value, dict) or value.get("format") != _FORMAT:
+        raise InputError(
+            f"{path} is a PyTorch file but not a checkpoint of sdi; "
+            f"if an author published it, convert it first: sdi-import --model {model or 'NAME'} {path} -o ours.pt"
+        )
+    if value.get("format_version") != _FORMAT_VERSION:
+        raise InputError(
+            f"{path} has checkpoint format {value.get('format_version')}, this sdi reads {_FORMAT_VERSION}; "
+            f"update sdi (it was written by sdi {value.get('versions', {}).get('sdi', '?')})"
+        )
+    if model is not None and value["model"] != model:
+        raise InputError(f"{path} holds {value['model']}, not {model}; use --model {value['model']}")
+    if value["model"] not in model_names():
+        raise InputError(f"{path} holds '{value['model']}', which this sdi does not know: {', '.join(model_names())}")
+    return Checkpoint(
+        model=value["model"],
+        input_hw=(value["input_hw"][0], value["input_hw"][1]),
+        preprocessing=Preprocessing.from_dict(value["preprocessing"]),
+        weights=value["weights"],
+        metrics=value["metrics"],
+        versions=value["versions"],
+        training=value["training"],
+    )
+
+
+def load_network(checkpoint: Checkpoint) -> SaliencyNetwork:
+    """The checkpoint's network with its weights, in eval mode.
+
+    Raises:
+        InputError: a weight is missing, extra or misshapen; the text names them.
+    """
+    network = build_model(checkpoint.model)
+    own = network.state_dict()
+    problems = [f"missing {name}" for name in own if name not in checkpoint.weights]
+    for name, tensor in checkpoint.weights.items():
+        if name not in own:
+            problems.append(f"extra {name}")
+        elif tensor.shape != own[name].shape:
+            problems.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
+    if problems:
+        rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise InputError(f"the weights do not fit {checkpoint.model}: {'; '.join(problems[:5])}{rest}")
+    network.load_state_dict(checkpoint.weights)
+    return network.eval()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,169 @@
+"""Pictures with their masks: finding the pairs, checking them, and keeping them in memory.
+
+Two layouts are known: SD-saliency-900 (`Source Images`, `Ground truth`, `train.txt`, `test.txt`), and any two
+folders whose files match by stem. Nothing is skipped silently: what does not fit is one error naming the files.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.images import list_images, read_gray, read_image
+
+__all__ = ["Pair", "Sample", "find_pairs", "hold_out", "load_samples", "read_split", "read_truth"]
+
+IMAGES_FOLDER = "Source Images"
+MASKS_FOLDER = "Ground truth"
+_NAMED_FILES = 8  # an error names this many files and counts the rest
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Paths of a picture and its mask; `name` is the stem they share."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A pair in memory: image (H, W, 3) uint8 BGR, mask (H, W) uint8, 0 or 255."""
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def find_pairs(
+    data: Path | None = None, split: str | None = None, *, images: Path | None = None, masks: Path | None = None
+) -> list[Pair]:
+    """Match pictures with masks.
+
+    Args:
+        data: folder in the SD-saliency-900 layout; or give `images` and `masks`.
+        split: name of a split file in `data` without `.txt` ("train", "test"); None takes every pair.
+        images, masks: two folders matched by stem, instead of `data`.
+    Raises:
+        InputError: a folder is missing or empty, a picture or a mask has no counterpart, two files share a stem,
+            or the split file is missing, empty, repeats a name or names pictures that are not there.
+    """
+    if data is not None and (images is not None or masks is not None):
+        raise InputError("give either a data folder or an images and a masks folder, not both")
+    if data is not None:
+        data = Path(data)
+        images, masks = data / IMAGES_FOLDER, data / MASKS_FOLDER
+        if not images.is_dir() or not masks.is_dir():
+            raise InputError(
+                f"{data} is not in the SD-saliency-900 layout: expected the folders '{IMAGES_FOLDER}' and "
+                f"'{MASKS_FOLDER}' in it; for other layouts use --images DIR --masks DIR"
+            )
+    if images is None or masks is None:
+        raise InputError("no data given; use --data DIR (or set SDI_DATA), or --images DIR --masks DIR")
+    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    if data is None or split is None:
+        _refuse(sorted(set(image_of) - set(mask_of)), f"without a mask of the same stem in {masks}")
+        _refuse(sorted(set(mask_of) - set(image_of)), f"without a picture of the same stem in {images}")
+        names = list(image_of)
+    else:
+        names = read_split(data / f"{split}.txt")
+        _refuse([n for n in names if n not in image_of], f"named in {split}.txt but without a picture in {images}")
+        _refuse([n for n in names if n not in mask_of], f"named in {split}.txt but without a mask in {masks}")
+    return [Pair(name, image_of[name], mask_of[name]) for name in names]
+
+
+def read_split(path: Path) -> list[str]:
+    """The picture names (stems) listed in a split file, one a line; blank lines do not count.
+
+    Raises:
+        InputError: the file is missing, is no UTF-8 text, lists nothing or lists a name twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read split file {path}: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"split file {path} lists no picture")
+    _refuse([name for name, n in Counter(names).items() if n > 1], f"listed more than once in {path}")
+    return names
+
+
+def load_samples(pairs: list[Pair]) -> list[Sample]:
+    """Read every pair into memory: 540 pictures of 200x200 take 86 MB.
+
+    Raises:
+        InputError: one text that names every pair with an unreadable file, a mask of another size, or a mask
+            whose values are not 0 and 255.
+    """
+    samples, problems = [], []
+    for pair in pairs:
+        try:
+            samples.append(Sample(pair.name, *_read_pair(pair)))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        shown = "\n  ".join(problems[:_NAMED_FILES])
+        rest = f"\n  and {len(problems) - _NAMED_FILES} more" if len(problems) > _NAMED_FILES else ""
+        raise InputError(f"{len(problems)} of {len(pairs)} pairs cannot be used:\n  {shown}{rest}")
+    return samples
+
+
+def read_truth(path: Path) -> np.ndarray:
+    """A mask as (H, W) uint8, 0 or 255, cut at 128.
+
+    Raises:
+        InputError: unreadable, or nowhere as bright as 128 without being empty (a mask of 0 and 1, or of labels).
+    """
+    mask = read_gray(path)
+    brightest = int(mask.max())
+    if 0 < brightest < 128:
+        raise InputError(f"mask {path} holds values 0..{brightest}; expected 0 and 255")
+    return np.where(mask >= 128, np.uint8(255), np.uint8(0))
+
+
+def hold_out(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Split off a validation part, the same share of every defect class (the name before its last `_`).
+
+    Returns:
+        (kept, held out), each in the order of `pairs`. The choice depends on the names and the seed alone.
+    """
+    rng = np.random.default_rng(seed)
+    classes: dict[str, list[str]] = {}
+    for pair in pairs:
+        classes.setdefault(pair.name.rpartition("_")[0], []).append(pair.name)
+    held: set[str] = set()
+    for names in classes.values():
+        names = sorted(names)
+        held |= {names[i] for i in rng.permutation(len(names))[: round(fraction * len(names))]}
+    if not held and fraction > 0 and len(pairs) > 1:
+        held = {pairs[-1].name}
+    return [p for p in pairs if p.name not in held], [p for p in pairs if p.name in held]
+
+
+def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = read_image(pair.image), read_truth(pair.mask)
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"mask {pair.mask} is {mask.shape[1]}x{mask.shape[0]}, its picture {pair.image.name} "
+            f"{image.shape[1]}x{image.shape[0]}"
+        )
+    return image, mask
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    files = list_images(folder)
+    stems = Counter(path.stem for path in files)
+    _refuse([p.name for p in files if stems[p.stem] > 1], f"share their stem with another file in {folder}")
+    return {path.stem: path for path in files}
+
+
+def _refuse(names: list[str], why: str) -> None:
+    if names:
+        rest = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
+        raise InputError(f"{len(names)} {why}: {', '.join(names[:_NAMED_FILES])}{rest}")

@@ -1,0 +1,121 @@
+"""Losses on probability maps: prediction (N, K, H, W) and truth (N, 1, H, W), float32 in 0..1; a scalar out.
+
+K maps against one truth are graded at once, and the result is the mean over pictures and maps.
+All are computed in float32, outside autocast: half has neither the range for sums over a picture nor the digits
+for SSIM's variances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "MapsLoss",
+    "bce_loss",
+    "edge_bce_loss",
+    "edge_truth",
+    "f_measure_loss",
+    "iou_loss",
+    "minet_loss",
+    "ssim_loss",
+    "tsernet_loss",
+]
+
+MapsLoss = Callable[[dict[str, Tensor], Tensor], Tensor]
+
+_SSIM_C1 = 0.01**2
+_SSIM_C2 = 0.03**2
+
+
+def ssim_loss(prediction: Tensor, truth: Tensor) -> Tensor:
+    """1 - mean SSIM, in 0..2, with an 11x11 Gaussian window of sigma 1.5, zero-padded.
+
+    Source: Wang et al., Image quality assessment: from error visibility to structural similarity, IEEE TIP 2004,
+    equation (13), with L = 1.
+    """
+    k = prediction.shape[1]
+    mean_p, mean_pp, mean_pt, mean_t, mean_tt = _gaussian_blur(
+        torch.cat([prediction, prediction * prediction, prediction * truth, truth, truth * truth], dim=1)
+    ).split([k, k, k, 1, 1], dim=1)
+    var_p = mean_pp - mean_p * mean_p
+    var_t = mean_tt - mean_t * mean_t
+    covariance = mean_pt - mean_p * mean_t
+    luminance = (2 * mean_p * mean_t + _SSIM_C1) / (mean_p * mean_p + mean_t * mean_t + _SSIM_C1)
+    structure = (2 * covariance + _SSIM_C2) / (var_p + var_t + _SSIM_C2)
+    return 1 - (luminance * structure).mean()
+
+
+def iou_loss(prediction: Tensor, truth: Tensor) -> Tensor:
+    """1 - soft intersection over union per map, then the mean; in 0..1.
+
+    Source: Qin et al., BASNet, CVPR 2019, equation (5). A tiny constant makes two empty maps agree.
+    """
+    both = (prediction * truth).sum(dim=(2, 3))
+    either = (prediction + truth).sum(dim=(2, 3)) - both
+    return (1 - (both + 1e-6) / (either + 1e-6)).mean()
+
+
+def f_measure_loss(prediction: Tensor, truth: Tensor, beta2: float = 0.3) -> Tensor:
+    """1 - soft F-measure per map, then the mean; in 0..1.
+
+    F = (1 + beta2) * precision * recall / (beta2 * precision + recall), written over sums so that it is
+    finite on empty maps: (1 + beta2) * TP / (beta2 * sum(truth) + sum(prediction)).
+    Source: Zhao et al., Optimizing the F-measure for threshold-free salient object detection, ICCV 2019.
+    """
+    hit = (prediction * truth).sum(dim=(2, 3))
+    total = beta2 * truth.sum(dim=(2, 3)) + prediction.sum(dim=(2, 3))
+    return (1 - ((1 + beta2) * hit + 1e-6) / (total + 1e-6)).mean()
+
+
+def edge_truth(mask: Tensor) -> Tensor:
+    """The mask's boundary: its 3x3 morphological gradient, dilation minus erosion; (N, 1, H, W) in 0..1."""
+    dilated = F.max_pool2d(mask, 3, stride=1, padding=1)
+    eroded = -F.max_pool2d(-mask, 3, stride=1, padding=1)
+    return dilated - eroded
+
+
+def edge_bce_loss(prediction: Tensor, edge: Tensor) -> Tensor:
+    """BCE whose positives weigh n_neg / n and negatives 1.1 * n_pos / n, over the batch.
+
+    Edges are a few pixels in a hundred; the weights let both sides count alike.
+    Source: TSERNet (IEEE TIM 2022), edge supervision.
+    """
+    positive = (edge > 0.5).float()
+    n_positive = positive.sum()
+    n = positive.numel()
+    weight = torch.where(positive > 0, (n - n_positive) / n, 1.1 * n_positive / n)
+    return F.binary_cross_entropy(prediction, positive, weight=weight)
+
+
+def bce_loss(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross entropy, mean over pixels; 0 and up (PyTorch bounds each logarithm at -100)."""
+    return F.binary_cross_entropy(prediction, truth.expand_as(prediction))
+
+
+def minet_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:
+    """BCE + SSIM, summed over s1..s5. Source: MINet (IEEE TII 2024)."""
+    p = torch.cat(list(maps.values()), dim=1)
+    return len(maps) * (bce_loss(p, truth) + ssim_loss(p, truth))
+
+
+def tsernet_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:
+    """BCE + SSIM + IoU + F-measure summed over the twelve saliency maps, plus balanced BCE on `edge`.
+
+    Source: TSERNet (IEEE TIM 2022), hybrid loss.
+    """
+    p = torch.cat([probability for name, probability in maps.items() if name != "edge"], dim=1)
+    saliency = bce_loss(p, truth) + ssim_loss(p, truth) + iou_loss(p, truth) + f_measure_loss(p, truth)
+    return p.shape[1] * saliency + edge_bce_loss(maps["edge"], edge_truth(truth))
+
+
+def _gaussian_blur(x: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
+    """Separable, so 22 multiplications a pixel instead of 121; zero padding keeps the size."""
+    offset = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2
+    window = torch.exp(-(offset**2) / (2 * sigma**2))
+    window = (window / window.sum()).expand(x.shape[1], 1, 1, size)
+    x = F.conv2d(x, window, padding=(0, size // 2), groups=x.shape[1])
+    return F.conv2d(x, window.transpose(2, 3), padding=(size // 2, 0), groups=x.shape[1])
