@@ -15,10 +15,13 @@ __all__ = ["atomic_path", "ensure_folder", "sha256_of", "write_bytes", "write_te
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a path beside `path` to write to; rename it onto `path` when the block ends well.
 
     The temporary name keeps the suffix (encoders choose by it) and is removed if the block raises.
+
+    Args:
+        durable: survive a power cut too (waits for the disk); False survives only the end of the process.
 
     Raises:
         InputError: the folder does not exist or cannot be written.
@@ -33,8 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you can write") from error
     try:
         yield Path(name)
-        with open(name, "rb") as written:
-            os.fsync(written.fileno())
+        if durable:
+            with open(name, "rb") as written:
+                os.fsync(written.fileno())
         os.replace(name, path)
     except BaseException:
         with suppress(OSError):
@@ -42,9 +46,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with atomic_path(path) as beside:
+    with atomic_path(path, durable=durable) as beside:
         beside.write_bytes(data)
 
 

@@ -54,7 +54,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
         raise InputError(f"{path.name}: '{path.suffix}' is no image format known here; use .png") from error
     if not encoded:
         raise InputError(f"{path.name}: encoding as '{path.suffix}' failed; use .png")
-    write_bytes(path, data.tobytes())
+    write_bytes(path, data.tobytes(), durable=False)  # a map can be computed again
 
 
 def resize_image(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:

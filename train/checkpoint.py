@@ -19,10 +19,11 @@ from sdi.runtime.files import atomic_path
 from sdi.train.models import SaliencyNetwork, build_model, model_names, model_spec
 from sdi.train.preprocess import Preprocessing
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_network", "save_checkpoint", "versions"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_network", "read_torch_file", "save_checkpoint", "versions"]
 
 _FORMAT = "sdi-checkpoint"
 _FORMAT_VERSION = 1
+_FIELDS = ("model", "input_hw", "preprocessing", "weights", "metrics", "versions", "training")
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def versions() -> dict[str, str]:
     """What made a checkpoint."""
     from importlib.metadata import version
 
-    return {"sdi": version("sdi"), "torch": torch.__version__, "python": platform.python_version()}
+    return {"sdi": version("sdi"), "torch": str(torch.__version__), "python": platform.python_version()}
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -79,10 +80,7 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"checkpoint {path} does not exist; train one: sdi-train --model {model or 'minet'}")
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds, from EOFError to UnpicklingError
-        raise InputError(f"{path} is not a checkpoint that can be read safely: {_first_line(error)}") from error
+    value = read_torch_file(path)
     if not isinstance(value, dict) or value.get("format") != _FORMAT:
         raise InputError(
             f"{path} is a PyTorch file but not a checkpoint of sdi; "
@@ -93,6 +91,8 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
             f"{path} has checkpoint format {value.get('format_version')}, this sdi reads {_FORMAT_VERSION}; "
             f"update sdi (it was written by sdi {value.get('versions', {}).get('sdi', '?')})"
         )
+    if missing := [name for name in _FIELDS if name not in value]:
+        raise InputError(f"{path} is a damaged checkpoint: it lacks {', '.join(missing)}")
     if model is not None and value["model"] != model:
         raise InputError(f"{path} holds {value['model']}, not {model}; use --model {value['model']}")
     if value["model"] not in model_names():
@@ -129,5 +129,14 @@ def load_network(checkpoint: Checkpoint) -> SaliencyNetwork:
     return network.eval()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def read_torch_file(path: Path) -> Any:
+    """What `torch.save` wrote to `path`, on the CPU; plain values and tensors alone, so that no code in it runs.
+
+    Raises:
+        InputError: no PyTorch file, damaged, or one that holds anything else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds, from EOFError to UnpicklingError
+        reason = str(error).split(". ")[0].splitlines() or [type(error).__name__]
+        raise InputError(f"{path} is not a checkpoint that can be read safely: {reason[0]}") from error

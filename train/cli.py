@@ -110,10 +110,10 @@ def train_command(
         torch.set_num_threads(threads)
     before: Checkpoint | None = None
     if resume is not None:
-        given = {"model": model, "epochs": epochs, "batch": batch, "lr": lr, "size": size, "seed": seed}
+        given = {"model": model, "epochs": epochs, "batch": batch, "lr": lr, "size": size, "seed": seed, "output": output}
         if given := {name: value for name, value in given.items() if value is not None}:
             named = ", ".join(f"--{name}" for name in given)
-            raise InputError(f"--resume takes the recipe from the checkpoint; leave out {named}")
+            raise InputError(f"--resume takes the recipe and the folder from the run; leave out {named}")
         run = resume if resume.is_dir() else resume.parent
         before = load_checkpoint(run / "last.pt" if resume.is_dir() else resume)
         model = before.model
@@ -148,6 +148,8 @@ def _recipe(
     from sdi.train.recipe import Recipe
 
     if before is not None:
+        if "recipe" not in before.training:
+            raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
         return Recipe.from_dict(before.training["recipe"])
     spec = model_spec(model)
     given = {"epochs": epochs, "batch_size": batch, "learning_rate": lr, "seed": seed}

@@ -22,6 +22,8 @@ class Face(nn.Module):
         network: in eval mode, or its deploy form.
         network_hw: size the network runs at. Frames of another size are resized inside, and the map back.
         raw: answer (N, H, W) float32 probabilities instead, for parity.
+        resizes: whether frames are resized inside; None looks at each frame's size, which a graph with free
+            height and width cannot do.
     """
 
     def __init__(
@@ -31,23 +33,26 @@ class Face(nn.Module):
         network_hw: tuple[int, int],
         *,
         raw: bool = False,
+        resizes: bool | None = None,
     ) -> None:
         super().__init__()
         self.normalise = Normalise(preprocessing)
         self.network = network
         self.network_hw = network_hw
         self.raw = raw
+        self.resizes = resizes
 
     def forward(self, frame: Tensor) -> Tensor:
         x = self.normalise(frame)
         frame_hw = x.shape[-2:]
-        if frame_hw != self.network_hw:
+        resizes = frame_hw != self.network_hw if self.resizes is None else self.resizes
+        if resizes:
             x = F.interpolate(x, size=self.network_hw, mode="bilinear", align_corners=False)
         dtype = next(self.network.parameters()).dtype
         p = self.network(x.to(dtype))[self.network.primary].float()
-        if frame_hw != self.network_hw:
+        if resizes:
             p = F.interpolate(p, size=frame_hw, mode="bilinear", align_corners=False)
-        p = p[:, 0]
+        p = p.squeeze(1)
         if self.raw:
             return p
         # Clip, Round, Cast in float32: a bare cast truncates in TensorRT and wraps in ONNX Runtime.

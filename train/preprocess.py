@@ -64,6 +64,7 @@ class Normalise(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    bgr_to_rgb: Tensor
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -72,10 +73,11 @@ class Normalise(nn.Module):
         std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
         self.register_buffer("scale", 1 / (std if self.divide_by_max else std * 255), persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
+        self.register_buffer("bgr_to_rgb", torch.tensor([2, 1, 0]), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
         x = frames.float().permute(0, 3, 1, 2)
-        x = x[:, [2, 1, 0]]  # BGR to RGB
+        x = x.index_select(1, self.bgr_to_rgb)
         if self.divide_by_max:
             # A black picture stays black instead of becoming 0 / 0.
             x = x / x.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)

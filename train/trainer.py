@@ -131,7 +131,7 @@ class Trainer:
         if self.step % self.steps_per_epoch:
             return  # stopped within the epoch
         metrics = {}
-        if self.validation and (epoch + 1) % self.evaluate_every in (0, self.recipe.epochs - epoch - 1):
+        if self.validation and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
             metrics = self.evaluate(self.validation)
         row = {"epoch": epoch + 1, "step": self.step, "loss": progress.loss, "images_per_second": rate}
         self.history.append({**row, "learning_rate": self._learning_rate(), **metrics})
@@ -140,14 +140,18 @@ class Trainer:
             self.best = metrics.get("S", self.best)
             self._save("best.pt", metrics=metrics)
         self._save("last.pt", resumable=True, metrics=metrics)
-        report(Progress(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
+        if metrics:
+            report(Progress(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
 
     def _train_step(self, frames: Tensor, masks: Tensor) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
         maps = self.model(self.face.normalise(frames).contiguous(memory_format=torch.channels_last))
-        loss = self.spec.loss(maps, masks)
-        value = float(loss.detach())
+        value = math.nan
+        # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
+        if all(bool(p.isfinite().all()) for p in maps.values()):
+            loss = self.spec.loss(maps, masks)
+            value = float(loss.detach())
         if not math.isfinite(value):
             path = self.run / "bad-batch.npz"
             with atomic_path(path) as beside, beside.open("wb") as file:

@@ -17,10 +17,10 @@ def deploy_form(network: SaliencyNetwork) -> SaliencyNetwork:
 
     The original is left as it was. The copy's primary map equals the original's within 1e-5.
     """
-    deployed = copy.deepcopy(network).eval().requires_grad_(False)
+    deployed = copy.deepcopy(network).eval()
     deployed.drop_training_heads()
     fold_batch_norm(deployed)
-    return deployed
+    return deployed.requires_grad_(False)
 
 
 def fold_batch_norm(module: nn.Module) -> None:

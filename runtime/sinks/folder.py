@@ -1,0 +1,29 @@
+"""Output folders: ours to write in, or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.files import ensure_folder
+
+__all__ = ["claim_folder"]
+
+_MARKER = ".sdi-run"
+
+
+def claim_folder(folder: Path, overwrite: bool) -> Path:
+    """Make `folder` ours: new, empty, or written by an earlier run (a hidden marker file says so).
+
+    Raises:
+        InputError: it cannot be written, or holds files that are not ours and `overwrite` is not set.
+    """
+    folder = Path(folder)
+    marker = folder / _MARKER
+    if folder.is_dir() and not marker.exists() and not overwrite and any(folder.iterdir()):
+        raise InputError(
+            f"folder {folder} holds files that sdi-run did not write; choose another folder or pass --overwrite"
+        )
+    ensure_folder(folder)
+    marker.touch()
+    return folder

@@ -1,0 +1,77 @@
+"""Results as JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.frame import Result, Skipped
+from sdi.runtime.sinks import Sink
+
+__all__ = ["JsonlSink"]
+
+
+class JsonlSink(Sink):
+    """One line a frame, flushed at once; `-` is stdout. A file is appended to, so a restart loses nothing.
+
+    A frame's line: `frame` (index), `name`, `source`, `time` (capture, UTC), `engine_ms`, `age_ms`, `drops`,
+    `defects` (see `Region`). A line with `event` tells of something that gave no picture.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file: TextIO
+        self._owned = path != "-"
+        if not self._owned:
+            self._file = sys.stdout
+            return
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = Path(path).open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another file for --jsonl") from error
+
+    def write(self, result: Result) -> None:
+        frame = result.frame
+        self._line(
+            {
+                "frame": frame.index,
+                "name": frame.name,
+                "source": frame.source,
+                "time": _utc(frame.wall_time),
+                "engine_ms": round(result.engine_ms, 3),
+                "age_ms": round(result.age_ms, 3),
+                "drops": result.drops,
+                "defects": [asdict(region) for region in result.regions],
+            }
+        )
+
+    def note(self, skipped: Skipped) -> None:
+        self._line(
+            {
+                "event": "skipped",
+                "name": skipped.name,
+                "source": skipped.source,
+                "time": _utc(skipped.wall_time),
+                "reason": skipped.reason,
+            }
+        )
+
+    def close(self, *, complete: bool) -> None:
+        if self._owned:
+            self._file.close()
+
+    def _line(self, value: dict[str, Any]) -> None:
+        self._file.write(json.dumps(value) + "\n")
+        self._file.flush()
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")

@@ -1,0 +1,129 @@
+"""Frames with their defects drawn in: pictures in a folder, a video, or a window."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.files import ensure_folder
+from sdi.runtime.frame import Result
+from sdi.runtime.images import write_image
+from sdi.runtime.sinks import Sink
+from sdi.runtime.sinks.folder import claim_folder
+
+__all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay", "is_video_path"]
+
+_VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv"}
+_RED = (40, 40, 255)  # BGR
+_SMALL = 32  # a box narrower than this has no room for a label beside others
+
+
+def is_video_path(path: Path) -> bool:
+    """Whether an overlay goes into one video file rather than into a folder."""
+    return path.suffix.lower() in _VIDEO_SUFFIXES
+
+
+def draw_overlay(result: Result, threshold: float) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: the frame, tinted red where the map is over the threshold, each region boxed."""
+    image = result.frame.image.copy()
+    over = result.saliency >= math.ceil(threshold * 255)
+    image[over] = (0.55 * image[over] + 0.45 * np.array(_RED)).astype(np.uint8)
+    for region in result.regions:
+        corner = (region.x + region.width - 1, region.y + region.height - 1)
+        cv2.rectangle(image, (region.x, region.y), corner, _RED, 1)
+        if min(result.saliency.shape) > 4 * _SMALL:
+            where = (region.x, region.y - 3 if region.y > 12 else corner[1] + 11)
+            cv2.putText(image, f"{region.peak:.2f}", where, cv2.FONT_HERSHEY_SIMPLEX, 0.35, _RED, 1, cv2.LINE_AA)
+    return image
+
+
+class OverlayFolderSink(Sink):
+    """`FOLDER/NAME.png` for every frame."""
+
+    def __init__(self, folder: Path, threshold: float, *, overwrite: bool = False) -> None:
+        self._folder = claim_folder(folder, overwrite)
+        self._threshold = threshold
+
+    def write(self, result: Result) -> None:
+        write_image(self._folder / f"{result.frame.name}.png", draw_overlay(result, self._threshold))
+
+
+class OverlayVideoSink(Sink):
+    """One video of all frames. It gets its name when it is finished; frames of another size are refitted.
+
+    Raises:
+        InputError: the file exists and `overwrite` is not set, or cannot be written.
+    """
+
+    def __init__(self, path: Path, threshold: float, fps: float, *, overwrite: bool = False) -> None:
+        if path.exists() and not overwrite:
+            raise InputError(f"{path} exists; choose another name or pass --overwrite")
+        ensure_folder(path.parent)
+        self._path = path
+        self._threshold = threshold
+        self._fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        self._size_wh = (0, 0)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        self._beside = Path(name)
+
+    def write(self, result: Result) -> None:
+        image = draw_overlay(result, self._threshold)
+        if self._writer is None:
+            # Encoders want even sides.
+            self._size_wh = (image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2)
+            code = cv2.VideoWriter.fourcc(*("MJPG" if self._path.suffix.lower() == ".avi" else "mp4v"))
+            self._writer = cv2.VideoWriter(str(self._beside), code, self._fps, self._size_wh)
+            if not self._writer.isOpened():
+                raise InputError(f"OpenCV cannot write video {self._path} here; use --overlay FOLDER or a .avi name")
+        if (image.shape[1], image.shape[0]) != self._size_wh:
+            image = cv2.resize(image, self._size_wh, interpolation=cv2.INTER_AREA)
+        self._writer.write(image)
+
+    def close(self, *, complete: bool) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        if self._writer is None:
+            with suppress(OSError):
+                self._beside.unlink()
+            return
+        # What was recorded before a failure is evidence: keep it.
+        self._beside.chmod(0o644)
+        os.replace(self._beside, self._path)
+
+
+class WindowSink(Sink):
+    """A window on the desktop; `q` or Escape, or closing it, asks the run to stop.
+
+    Raises:
+        InputError: this OpenCV has no windows, or there is no display.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self.closed = False
+        try:
+            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
+        except cv2.error as error:
+            raise InputError(
+                "--show needs a display and an OpenCV with windows: pip uninstall opencv-python-headless && "
+                "pip install opencv-python; without a display use --overlay"
+            ) from error
+
+    _title = "sdi-run"
+
+    def write(self, result: Result) -> None:
+        cv2.imshow(self._title, draw_overlay(result, self._threshold))
+        key = cv2.waitKey(1) & 0xFF
+        self.closed |= key in (ord("q"), 27) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+
+    def close(self, *, complete: bool) -> None:
+        cv2.destroyWindow(self._title)

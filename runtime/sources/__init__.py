@@ -1,0 +1,92 @@
+"""Where frames come from.
+
+A source is opened before the loop starts, so that what is wrong is said before the first frame.
+"""
+
+from __future__ import annotations
+
+import abc
+import glob
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.frame import Frame, Skipped
+from sdi.runtime.images import IMAGE_SUFFIXES, list_images
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Source", "open_source"]
+
+
+class Source(abc.ABC):
+    """An opened source; a context manager.
+
+    Attributes:
+        name: as the user gave it.
+        live: True where frames come whether one is ready or not, so that stale ones are dropped.
+        length: number of frames, where it is known.
+    """
+
+    name: str
+    live: bool
+    length: int | None
+
+    @abc.abstractmethod
+    def frames(self) -> Iterator[Frame | Skipped]:
+        """Frames until the source ends. Called once, from the thread that grabs.
+
+        Raises:
+            DeviceError: a live source was lost.
+        """
+
+    def close(self) -> None:
+        """Release the device or file. Called after `frames` has ended."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_source(spec: str) -> Source:
+    """Open a source by what it is.
+
+    Args:
+        spec: "demo", "camera:N", a URL with "://" (RTSP, HTTP: live), a folder, a glob, an image or a video file.
+    Raises:
+        InputError: nothing there, or nothing in it.
+        DeviceError: a camera or stream does not open.
+    """
+    from sdi.runtime.sources.camera import CameraSource
+    from sdi.runtime.sources.demo import DemoSource
+    from sdi.runtime.sources.images import ImageSource
+    from sdi.runtime.sources.video import VideoSource
+
+    if spec == "demo":
+        return DemoSource()
+    if spec.startswith("camera:"):
+        number = spec.removeprefix("camera:")
+        if not number.isdecimal():
+            raise InputError(f"'{spec}': a camera is given by its index, e.g. camera:0")
+        return CameraSource(int(number))
+    if "://" in spec:
+        return CameraSource(spec)
+    path = Path(spec)
+    if path.is_dir():
+        return ImageSource(spec, list_images(path))
+    if path.is_file():
+        return ImageSource(spec, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
+    matches = sorted(Path(match) for match in glob.glob(spec, recursive=True) if Path(match).is_file())
+    if matches:
+        return ImageSource(spec, matches)
+    raise InputError(
+        f"source '{spec}' is not there: expected a folder, a glob ('strip/*.png', quoted), an image, a video, a URL, "
+        "camera:N or demo"
+    )

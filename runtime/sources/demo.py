@@ -1,0 +1,28 @@
+"""Synthetic strip, so that everything can be tried without a camera or a data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from sdi.runtime.frame import Frame, Skipped
+from sdi.runtime.sources import Source
+from sdi.runtime.strip import DEFECTS, draw_strip
+
+__all__ = ["DemoSource"]
+
+
+class DemoSource(Source):
+    """Three pictures of each kind of defect and three of clean strip, always the same."""
+
+    name = "demo"
+    live = False
+
+    def __init__(self) -> None:
+        self._kinds = [(kind, number) for number in range(1, 4) for kind in (*DEFECTS, "clean")]
+        self.length = len(self._kinds)
+
+    def frames(self) -> Iterator[Frame | Skipped]:
+        for index, (kind, number) in enumerate(self._kinds):
+            image, _ = draw_strip(kind, seed=number)
+            yield Frame(index, f"{kind}_{number}", self.name, image, time.monotonic(), time.time())

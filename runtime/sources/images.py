@@ -1,0 +1,45 @@
+"""Image files."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.frame import Frame, Skipped
+from sdi.runtime.images import read_image
+from sdi.runtime.sources import Source
+
+__all__ = ["ImageSource"]
+
+
+class ImageSource(Source):
+    """The given files in the given order. One that cannot be read is skipped and counted.
+
+    Raises:
+        InputError: two files share a stem, so that what is written for them would collide.
+    """
+
+    live = False
+
+    def __init__(self, name: str, paths: list[Path]) -> None:
+        self.name = name
+        self.length = len(paths)
+        self._paths = paths
+        shared = [stem for stem, n in Counter(path.stem for path in paths).items() if n > 1]
+        if shared:
+            twins = sorted(str(path) for path in paths if path.stem == shared[0])
+            raise InputError(f"{len(shared)} names stand for several images, e.g. {', '.join(twins)}; run them apart")
+
+    def frames(self) -> Iterator[Frame | Skipped]:
+        index = 0
+        for path in self._paths:
+            try:
+                image = read_image(path)
+            except InputError as error:
+                yield Skipped(path.name, self.name, str(error), time.time())
+                continue
+            yield Frame(index, path.stem, self.name, image, time.monotonic(), time.time())
+            index += 1

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sdi.runtime.errors import InputError
+from sdi.train.models import build_model, model_names, model_spec, register_model
+from sdi.train.models.deploy import deploy_form
+from sdi.train.models.minet import InteractiveMix, MINet
+from sdi.train.models.tsernet import TSERNet
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+TSERNET_MAPS = {"final", "bridge", "edge"} | {f"sal{i}" for i in range(1, 7)} | {f"ref{i}" for i in range(1, 5)}
+MINET_MAPS = {f"s{i}" for i in range(1, 6)}
+FAMILIES = {"tsernet": ("final", TSERNET_MAPS), "minet": ("s1", MINET_MAPS)}
+SMALL = ["minet", "tsernet-xs"]  # variants that answer in well under a second
+
+
+def with_lived_in_norms(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Give every batch norm statistics and weights that a fresh one does not have."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: float, high: float, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, generator=generator) * (high - low) + low
+
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.copy_(draw(-0.3, 0.3, module.running_mean))
+            module.running_var.copy_(draw(0.4, 2.0, module.running_var))
+            module.weight.data.copy_(draw(0.5, 1.5, module.weight))
+            module.bias.data.copy_(draw(-0.3, 0.3, module.bias))
+    return network
+
+
+def picture(height: int = 64, width: int = 64, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_gives_every_map_and_eval_the_primary_one(name: str) -> None:
+    primary, names = FAMILIES[model_spec(name).family]
+    network = build_model(name)
+    maps = network(picture())
+    assert set(maps) == names
+    for p in maps.values():
+        assert p.shape == (2, 1, 64, 64)
+        assert p.dtype == torch.float32
+        assert 0 <= p.min()
+        assert p.max() <= 1
+    network.eval()
+    with torch.inference_mode():
+        answer, every = network(picture()), network.maps(picture(), every=True)
+    assert set(answer) == {primary} == {network.primary}
+    assert torch.equal(answer[primary], every[primary])
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_registered_model_answers_at_its_default_size(name: str) -> None:
+    spec = model_spec(name)
+    primary, names = FAMILIES[spec.family]
+    with torch.device("meta"):
+        network = build_model(name)
+        assert set(network(torch.empty(1, 3, *spec.input_hw))) == names
+        assert network.eval()(torch.empty(1, 3, *spec.input_hw))[primary].shape == (1, 1, *spec.input_hw)
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("size_hw", [(32, 96), (50, 70)])
+def test_maps_have_the_size_of_the_picture_whatever_it_is(name: str, size_hw: tuple[int, int]) -> None:
+    network = build_model(name).eval()
+    with torch.inference_mode():
+        for p in network.maps(picture(*size_hw, batch=1), every=True).values():
+            assert p.shape == (1, 1, *size_hw)
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("tsernet", 189_643_918), ("minet", 277_477)])
+def test_parameter_count_is_the_papers(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in build_model(name).parameters()) == parameters
+
+
+@pytest.mark.parametrize(("name", "side", "gmac"), [("tsernet", 224, "202.8"), ("minet", 368, "0.3")])
+def test_work_is_the_papers(name: str, side: int, gmac: str) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        build_model(name).eval().maps(torch.empty(1, 3, side, side), every=True)
+    assert f"{counter.get_total_flops() / 2e9:.1f}" == gmac
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(InputError) as error:
+        build_model("u2net")
+    assert str(error.value) == "unknown model 'u2net'; known: minet, tsernet, tsernet-s, tsernet-xs"
+
+
+def test_a_taken_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'minet' is already registered"):
+        register_model(model_spec("minet"))
+    assert model_names().count("minet") == 1
+
+
+@pytest.mark.parametrize(("name", "share"), [("tsernet-s", 4), ("tsernet-xs", 8)])
+def test_width_divides_every_channel_count(name: str, share: int) -> None:
+    with torch.device("meta"):
+        slim, full = build_model(name), build_model("tsernet")
+    for (key, tensor), (full_key, full_tensor) in zip(
+        slim.state_dict().items(), full.state_dict().items(), strict=True
+    ):
+        assert key == full_key
+        for size, full_size in zip(tensor.shape, full_tensor.shape, strict=True):
+            # Kernel sides, the one channel of a map and the picture's three stay.
+            assert size == (full_size if full_size <= 3 else full_size // share), key
+
+
+@pytest.mark.parametrize("network_class", [MINet, TSERNet])
+def test_any_width_runs(network_class: type[MINet | TSERNet]) -> None:
+    network = network_class(width=1 / 16).eval()
+    with torch.inference_mode():
+        (answer,) = network(picture(32, 32, batch=1)).values()
+    assert answer.shape == (1, 1, 32, 32)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_weight_serves(name: str) -> None:
+    """No dead weights: each one gets a gradient from the model's own loss."""
+    network = build_model(name)
+    truth = (picture()[:, :1] > 0).float()
+    model_spec(name).loss(network(picture()), truth).backward()
+    dead = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    # A bias right before a batch norm cancels out; what is left is rounding, which may well be nought.
+    assert [key for key in dead if not key.endswith("bias")] == []
+    assert all(p.grad is not None for p in network.parameters())
+
+
+def test_minet_drops_out_in_training_alone() -> None:
+    torch.manual_seed(0)
+    network = MINet()
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = 0.0
+    assert not torch.equal(network(picture())["s1"], network(picture())["s1"])
+    network.eval()
+    assert torch.equal(network(picture())["s1"], network(picture())["s1"])
+
+
+def test_interactive_mix_equals_one_convolution_a_channel() -> None:
+    """The paper's form: channel c concatenates its four scales and has a 1x1 convolution and a norm of its own."""
+    torch.manual_seed(0)
+    channels, scales = 6, [torch.randn(2, 6, 5, 7) for _ in range(4)]
+    mix = with_lived_in_norms(InteractiveMix(channels)).eval()
+    parts = []
+    for c in range(channels):
+        convolution, norm = nn.Conv2d(4, 1, 1, bias=False), nn.BatchNorm2d(1).eval()
+        convolution.weight.data = mix.weight.data[c].view(1, 4, 1, 1)
+        for name, tensor in norm.state_dict().items():
+            if tensor.ndim:
+                tensor.copy_(mix.bn.state_dict()[name][c : c + 1])
+        parts.append(torch.relu(norm(convolution(torch.stack([y[:, c] for y in scales], dim=1)))))
+    torch.testing.assert_close(mix(scales), torch.cat(parts, dim=1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(mix.deployed()(scales), torch.cat(parts, dim=1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_deploy_form_answers_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    network = with_lived_in_norms(build_model(name))
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+    deployed = deploy_form(network)
+    with torch.inference_mode():
+        answer = deployed(picture())
+        wanted = network.eval().maps(picture(), every=True)
+    assert set(answer) == {network.primary}
+    assert wanted[network.primary].std() > 2e-4  # a flat map would prove nothing
+    torch.testing.assert_close(answer[network.primary], wanted[network.primary], rtol=0, atol=1e-5)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+@pytest.mark.parametrize(("name", "norms"), [("minet", 0), ("tsernet-xs", 6)])
+def test_deploy_form_is_slimmer(name: str, norms: int) -> None:
+    network = build_model(name).train()
+    deployed = deploy_form(network)
+    assert network.training
+    assert not deployed.training
+    assert not any(p.requires_grad for p in deployed.parameters())
+    # TSERNet's six residual units begin with a batch norm, which no convolution before it can take up.
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in deployed.modules()) == norms
+    count, before = (sum(p.numel() for p in n.parameters()) for n in (deployed, network))
+    assert count < before
+
+
+def test_probabilities_are_float32_in_a_half_network() -> None:
+    network = build_model("minet").eval().to(torch.bfloat16)
+    with torch.inference_mode():
+        assert network(picture().to(torch.bfloat16))["s1"].dtype == torch.float32

@@ -1,0 +1,246 @@
+"""The authors' published checkpoints, by our names.
+
+Each network has a table from our module names to those in the published program's state dict; what follows a
+module's name is equal on both sides. `*` stands for one published module a channel, where ours is one in all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdi.runtime.errors import InputError
+from sdi.runtime.files import sha256_of
+from sdi.train.checkpoint import Checkpoint, read_torch_file
+from sdi.train.models import build_model, model_spec
+from sdi.train.preprocess import GRAY_STEEL, IMAGENET, Preprocessing
+
+__all__ = ["checkpoint_from_authors", "published_models", "read_state_dict", "weights_from_authors"]
+
+_NAMED_KEYS = 5  # an error names this many keys and counts the rest
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys that training programs put a state dict under
+
+
+@dataclass(frozen=True)
+class _Published:
+    """What the authors of one network published."""
+
+    modules: dict[str, str]  # our module (or weight) -> theirs
+    dead: str  # regular expression of keys that no computation uses
+    preprocessing: Preprocessing
+    input_hw: tuple[int, int]  # size that their test programs resize to
+
+
+def _tsernet_modules() -> dict[str, str]:
+    table = {
+        "stem.0": "inconv",
+        "stem.1": "inbn",
+        "edge.reduce.3": "getHigherSideInfo.0",
+        "edge.merge.0": "MSF.convert",
+        "edge.merge.1": "MSF.bn",
+        "edge.score": "MSF.score",
+        "edge.adjust": "adjust",
+        "edge.head": "Enout_edge",
+        "bridge_head": "outconvb",
+        "subnet.stem": "subnet.conv0",
+        "subnet.residual": "subnet.conv_d0",
+    }
+    for j, which in enumerate("1m2"):  # theirs for the first, middle and last of three convolutions
+        table |= {f"bridge.{j}.0": f"convbg_{which}", f"bridge.{j}.1": f"bnbg_{which}"}
+        table[f"edge.reduce.{j}"] = f"Resume6_{j + 1}"
+    for j in range(4):
+        table[f"edge.branches.{j}"] = f"MSF.branch{j + 1}"
+        ours, theirs = f"subnet.decoder.{j}", f"subnet.Decoder{j + 1}"
+        table |= {
+            f"{ours}.adapt_edge": f"{theirs}.adaptEdge",
+            f"{ours}.fuse_edge": f"{theirs}.getFinalEdge",
+            f"{ours}.fuse": f"{theirs}.getFinalInfo",
+            f"subnet.heads.{j}": f"subnet.d{j + 1}conv",
+        }
+    for j in range(5):
+        table |= {
+            f"subnet.encoder.{j}.0": f"subnet.conv{j + 1}",
+            f"subnet.encoder.{j}.1": f"subnet.bn{j + 1}",
+        }
+    for i in range(6):
+        level = i + 1
+        if level <= 4:
+            table[f"encoder.{i}"] = f"encoder{level}"
+        else:
+            table |= {f"encoder.{i}.{block}": f"resb{level}_{block + 1}" for block in range(3)}
+        for half in range(2):
+            for k in (0, 2):
+                table[f"rcu.{i}.body.{3 * half + k}"] = f"RCU{level}.Conv{half + 1}.{k}"
+        ours, theirs = f"efbi.{i}", f"EFBI{level}"
+        table |= {
+            f"{ours}.background_in.0": f"{theirs}.convert",
+            f"{ours}.background_in.1": f"{theirs}.bn",
+            f"{ours}.foreground_in": f"{theirs}.convs3",
+        }
+        for part, chain in (("background", "convs"), ("foreground", "convs4"), ("integrate", "convs5")):
+            for j in range(3):  # they hold conv, BN, ReLU three times in one flat sequence
+                table |= {f"{ours}.{part}.{j}.{k}": f"{theirs}.{chain}.{3 * j + k}" for k in range(2)}
+        for j, which in enumerate("1m2"):
+            table |= {
+                f"decoder.{i}.{j}.0": f"conv{level}d_{which}",
+                f"decoder.{i}.{j}.1": f"bn{level}d_{which}",
+            }
+        table[f"heads.{i}"] = f"outconv{level}"
+    return table
+
+
+def _minet_modules() -> dict[str, str]:
+    table = {"encoder.0": "encoder1.conv"}
+    for i, interactive in enumerate((0, 3, 4, 6, 3)):
+        level = i + 1
+        table |= {f"encoder.{i}.0.{j}": f"encoder{level}.0.conv.{j}.conv" for j in range(2) if i > 0}
+        for n in range(1, interactive + 1):
+            ours, theirs = f"encoder.{i}.{n}", f"encoder{level}.{n}"
+            table |= {f"{ours}.scales.{k}": f"{theirs}.Dconv.{k}.conv" for k in range(4)}
+            table |= {
+                f"{ours}.mix.weight": f"{theirs}.Pconv.*.conv.0.weight",
+                f"{ours}.mix.bn": f"{theirs}.Pconv.*.conv.1",
+                f"{ours}.fuse": f"{theirs}.Pfusion.conv",
+            }
+        for block in range(2):
+            table |= {f"decoder.{i}.{block}.{j}": f"decoder{level}.{block}.conv.{j}.conv" for j in range(2)}
+        table[f"heads.{i}.1"] = f"conv_out{level}.conv.1"
+    return table
+
+
+_PUBLISHED = {
+    "tsernet": _Published(
+        modules=_tsernet_modules(),
+        dead=r"EFBI[1-6]\.convs[12]\..*",
+        preprocessing=replace(IMAGENET, divide_by_max=True),
+        input_hw=(256, 256),
+    ),
+    "minet": _Published(
+        modules=_minet_modules(),
+        dead=r"(?!)",  # none
+        preprocessing=replace(GRAY_STEEL, divide_by_max=True),
+        input_hw=(368, 368),
+    ),
+}
+
+
+def published_models() -> list[str]:
+    """Registered models whose authors' checkpoints can be read."""
+    return sorted(_PUBLISHED)
+
+
+def checkpoint_from_authors(path: Path, model: str) -> Checkpoint:
+    """Read a file that the authors of `model` published.
+
+    Preprocessing and input size are those of their test program, which divides each picture by its own
+    maximum.
+
+    Raises:
+        InputError: the file cannot be read safely, or is no checkpoint of this network.
+    """
+    published = _published(model)
+    path = Path(path)
+    return Checkpoint(
+        model=model,
+        input_hw=published.input_hw,
+        preprocessing=published.preprocessing,
+        weights=weights_from_authors(read_state_dict(path), model, path.name),
+        training={"imported_from": path.name, "sha256": sha256_of(path)},
+    )
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a published file by name, without the `module.` that DataParallel puts before each.
+
+    Raises:
+        InputError: missing, not readable without running code, a checkpoint of ours, or no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"checkpoint {path} does not exist")
+    value = read_torch_file(path)
+    if isinstance(value, Mapping) and "format" in value:
+        raise InputError(f"{path} is no published file but already a checkpoint of sdi; use it as it is")
+    for wrapper in _WRAPPERS:
+        if isinstance(value, Mapping) and isinstance(value.get(wrapper), Mapping):
+            value = value[wrapper]
+    if not isinstance(value, Mapping) or not value or not all(isinstance(t, Tensor) for t in value.values()):
+        raise InputError(
+            f"{path} holds no state dict; expected names with tensors, as torch.save(net.state_dict())"
+        )
+    prefix = "module." if all(str(key).startswith("module.") for key in value) else ""
+    return {str(key).removeprefix(prefix): tensor for key, tensor in value.items()}
+
+
+def weights_from_authors(
+    published: Mapping[str, Tensor], model: str, source: str = "the file"
+) -> dict[str, Tensor]:
+    """Our state dict of `model` from the authors' one; new tensors where several theirs become one of ours.
+
+    Args:
+        source: what to call the file in an error.
+    Raises:
+        InputError: a key is missing, extra or misshapen; the text names it as the authors do.
+    """
+    spec = _published(model)
+    weights: dict[str, Tensor] = {}
+    used: set[str] = set()
+    problems: list[str] = []
+    with torch.device("meta"):  # names and shapes alone
+        own = build_model(model).state_dict()
+    for name in own:
+        parts = []
+        keys, shape = _published_keys(name, own, spec.modules)
+        for key in keys:
+            used.add(key)
+            if key not in published:
+                problems.append(f"missing {key}")
+            elif published[key].shape != shape:
+                problems.append(
+                    f"{key} is {_shape_text(published[key].shape)}, expected {_shape_text(shape)}"
+                )
+            else:
+                parts.append(published[key].to(own[name].dtype))
+        if len(parts) == len(keys):
+            weights[name] = (torch.cat(parts) if shape else parts[0]).reshape(own[name].shape)
+    problems += [f"extra {key}" for key in published if key not in used and not re.fullmatch(spec.dead, key)]
+    if problems:
+        rest = f" and {len(problems) - _NAMED_KEYS} more" if len(problems) > _NAMED_KEYS else ""
+        raise InputError(
+            f"{source} is not the published checkpoint of {model}: {'; '.join(problems[:_NAMED_KEYS])}{rest}"
+        )
+    return weights
+
+
+def _published_keys(
+    name: str, own: Mapping[str, Tensor], modules: Mapping[str, str]
+) -> tuple[list[str], tuple[int, ...]]:
+    """The authors' keys that make up our weight `name`, in order, and the shape that each of them has."""
+    ours = name
+    while ours not in modules:
+        ours = ours.rpartition(".")[0]
+    theirs = modules[ours] + name[len(ours) :]
+    shape = tuple(own[name].shape)
+    if "*" not in theirs:
+        return [theirs], shape
+    channels = len(own[ours if ours in own else f"{ours}.weight"])
+    part = {0: (), 1: (1,), 2: (1, *shape[1:], 1, 1)}[len(shape)]  # a count, a batch norm, a 1x1 convolution
+    return [theirs.replace("*", str(c)) for c in range(channels)], part
+
+
+def _published(model: str) -> _Published:
+    model_spec(model)  # an unknown name is its own error
+    if model not in _PUBLISHED:
+        raise InputError(
+            f"nobody published a checkpoint of {model}; can be imported: {', '.join(published_models())}"
+        )
+    return _PUBLISHED[model]
+
+
+def _shape_text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
