@@ -1,0 +1,1 @@
+"""The calibration set: real pictures that stand for what the camera will see. Needs no torch."""

@@ -12,7 +12,7 @@ from sdi.runtime.console import log, out, print_json, run_app, single_command
 from sdi.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from sdi.export.exporter import Exported, ExportRequest
+    from sdi.export.exporter import Exported
     from sdi.train.checkpoint import Checkpoint
 
 __all__ = ["main"]
@@ -51,7 +51,8 @@ def export_command(
         Path | None, typer.Option(help="Pictures to compare with PyTorch on; default: synthetic strip.")
     ] = None,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="No checkpoint: for timing alone, marked in the manifest.")
+        bool,
+        typer.Option("--random-weights", help="No checkpoint: for timing alone, marked in the manifest."),
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file that sdi-export did not make.")

@@ -16,7 +16,15 @@ import onnx
 import torch
 
 from sdi.export.onnx_model import FrameShape, float32_nodes, onnx_from_face, with_probability_output
-from sdi.export.parity import TOLERANCES, Parity, Runner, compare, frames_of, runner_from_face, runner_from_onnx
+from sdi.export.parity import (
+    TOLERANCES,
+    Parity,
+    Runner,
+    compare,
+    frames_of,
+    runner_from_face,
+    runner_from_onnx,
+)
 from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.files import atomic_path, ensure_folder, sha256_of
 from sdi.runtime.golden import golden_frame, golden_record
@@ -100,16 +108,18 @@ def export_onnx(
     say(f"tracing {checkpoint.model} {request.precision}")
     model = onnx_from_face(face, shape)
     del face, deployed
-    say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {model.opset_import[0].version}")
+    opset = model.opset_import[0].version
+    say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {opset}")
     reference = runner_from_face(Face(network, checkpoint.preprocessing, network_hw, raw=True))
     with atomic_path(path) as beside:
         onnx.save(model, beside)
         onnx.checker.check_model(str(beside), full_check=True)
-        twin = model if request.raw else with_probability_output(model)
-        runner = runner_from_onnx(twin, None if request.dynamic else request.batch)
+        kept_float = float32_nodes(model) if request.precision == "fp16" else ()
+        runner = runner_from_onnx(with_probability_output(model), None if request.dynamic else request.batch)
+        del model  # a wide network is large, and ONNX Runtime has its own copy now
         parity = _gate(reference, runner, request, frame_hw, images or _strips())
         say("ONNX checker passed; " + _figures(parity))
-        manifest = _manifest(beside, model, checkpoint, request, reference, parity, frame_hw, checkpoint_sha256)
+        manifest = _manifest(beside, kept_float, checkpoint, request, reference, parity, frame_hw, checkpoint_sha256)
         # A manifest of an older file must not lie beside the new one, whatever happens in between.
         manifest_path(path).unlink(missing_ok=True)
     write_manifest(path, manifest)
@@ -151,7 +161,7 @@ def _gate(
 
 
 def _strips() -> list[tuple[str, np.ndarray]]:
-    return [(kind, draw_strip(kind, seed=1)[0]) for kind in (*DEFECTS, "clean")]
+    return [(kind, draw_strip(kind, seed=1)[0]) for kind in DEFECTS]
 
 
 def _figures(parity: Parity) -> str:
@@ -164,7 +174,7 @@ def _figures(parity: Parity) -> str:
 
 def _manifest(
     file: Path,
-    model: onnx.ModelProto,
+    kept_float: tuple[str, ...],
     checkpoint: Checkpoint,
     request: ExportRequest,
     reference: Runner,
@@ -194,7 +204,7 @@ def _manifest(
         golden=golden_record(frame_hw, golden, tolerance=1.0 if request.precision == "fp32" else 3.0),
         parity=parity.to_dict(),
         metrics=checkpoint.metrics,
-        high_precision_layers=float32_nodes(model) if request.precision == "fp16" else (),
+        high_precision_layers=kept_float,
     )
 
 

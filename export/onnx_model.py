@@ -72,29 +72,24 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
 
 
 def with_probability_output(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The raw twin: the same graph with `probability` (N, H, W) float32 as its one output; `model` is unchanged.
+    """The raw twin: the same graph, its one output now `probability` (N, H, W) float32. Changes `model` itself.
 
     Raises:
         InputError: the graph has no tensor of that name, so it was not exported by sdi.
     """
     if not any(_PROBABILITY in node.output for node in model.graph.node):
         raise InputError("the ONNX graph has no 'probability' tensor; export it with sdi-export")
-    twin = onnx.ModelProto()
-    twin.CopyFrom(model)
-    shape = [
-        dim.dim_param or dim.dim_value or None for dim in model.graph.output[0].type.tensor_type.shape.dim
-    ]
-    del twin.graph.output[:]
-    twin.graph.output.append(helper.make_tensor_value_info(_PROBABILITY, TensorProto.FLOAT, shape))
-    return twin
+    shape = [dim.dim_param or dim.dim_value or None for dim in model.graph.output[0].type.tensor_type.shape.dim]
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(_PROBABILITY, TensorProto.FLOAT, shape))
+    return model
 
 
 def float32_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
     """Names of the computing nodes that answer in float32: in a half model, those left in high precision."""
-    inferred = onnx.shape_inference.infer_shapes(model)
     floats = {
         value.name
-        for value in (*inferred.graph.value_info, *inferred.graph.output)
+        for value in (*model.graph.value_info, *model.graph.output)
         if value.type.tensor_type.elem_type == TensorProto.FLOAT
     }
     plain = {"Cast", "Transpose", "Identity", "Reshape", "Squeeze", "Gather"}
@@ -111,7 +106,9 @@ def _name_probability(model: onnx.ModelProto) -> None:
         node = producer.get(name)
         if node is None or node.op_type != wanted:
             found = node.op_type if node else "nothing"
-            raise SdiError(f"exported graph ends in an unexpected way: {wanted} expected before '{name}', {found} there")
+            raise SdiError(
+                f"exported graph ends in an unexpected way: {wanted} expected before '{name}', {found} there"
+            )
         constants = {value.name for value in model.graph.initializer}
         name = next(i for i in node.input if i and i not in constants and not _is_constant(producer.get(i)))
     for node in model.graph.node:
@@ -131,7 +128,13 @@ def _is_constant(node: onnx.NodeProto | None) -> bool:
 def _strip_traces(model: onnx.ModelProto) -> None:
     """Drop what the exporter notes of its own work: stack traces with the paths of this machine."""
     del model.metadata_props[:]
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+    for part in (
+        model.graph,
+        *model.graph.node,
+        *model.graph.value_info,
+        *model.graph.input,
+        *model.graph.output,
+    ):
         del part.metadata_props[:]
     for node in model.graph.node:
         node.doc_string = ""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.console import escape, log, out, print_json, run_app, single_command
 from sdi.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def run_command(
 ) -> None:
     """Run an engine over pictures, a video or a camera.
 
-    Ctrl-C ends the run; frames under way are finished and everything is closed. Exit codes: 0 all went well,
+    Ctrl-C ends the run; frames under way are finished and everything is closed; a second one does not wait for
+    them. Exit codes: 0 all went well,
     1 a defect was found (--fail-on-defect), 2 wrong use, or pictures that could not be read and were skipped,
     3 the camera or the device was lost, 130 a folder or video was interrupted.
 
@@ -90,7 +91,6 @@ def run_command(
         raise InputError("--json and --jsonl - would mix on stdout; give --jsonl a file")
     if not 0 < threshold <= 1:
         raise InputError(f"--threshold must be above 0 and at most 1, got {threshold}")
-    _check_folders(source, masks, overlay)
 
     from sdi.runtime.engine import default_engine, open_engine
     from sdi.runtime.loop import Loop
@@ -98,6 +98,7 @@ def run_command(
 
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source if source is not None else f"camera:{camera}"))
+        _check_outputs(opened.inputs, masks, overlay, jsonl)
         loaded = stack.enter_context(open_engine(engine or default_engine(), device, threads))
         _introduce(loaded)
         sinks = [
@@ -114,13 +115,17 @@ def run_command(
         raise typer.Exit(1)
 
 
-def _check_folders(source: str | None, masks: Path | None, overlay: Path | None) -> None:
+def _check_outputs(inputs: Sequence[Path], masks: Path | None, overlay: Path | None, jsonl: str | None) -> None:
     """No output may land on an input or on another output."""
-    places = {"--masks": masks, "--overlay": overlay}
-    origin = Path(source).resolve() if source and "://" not in source else None
-    for flag, place in places.items():
-        if place is not None and origin is not None and place.resolve() in (origin, origin.parent):
+    folders = {folder.resolve() for folder in {path.parent for path in inputs}}
+    for flag, place in (("--masks", masks), ("--overlay", overlay), ("--jsonl", jsonl)):
+        if place is None or place == "-":
+            continue
+        place = Path(place).resolve()
+        if place in folders:
             raise InputError(f"{flag} {place} is where the source's pictures lie; choose another folder")
+        if any(path.name == place.name and path.resolve() == place for path in inputs):
+            raise InputError(f"{flag} {place} is what the source reads; choose another name")
     if masks is not None and overlay is not None and masks.resolve() == overlay.resolve():
         raise InputError("--masks and --overlay need folders of their own")
 
@@ -156,12 +161,12 @@ def _introduce(engine: Engine) -> None:
     size = "any size" if engine.frame_hw is None else f"{engine.frame_hw[0]}x{engine.frame_hw[1]}"
     if manifest is None:
         log.print(
-            f"[yellow]warning:[/] no manifest beside {engine.path}: it cannot be checked; copy its .json too, "
+            f"[yellow]warning:[/] no manifest beside {escape(str(engine.path))}: it cannot be checked; copy its .json too, "
             "or export it again with sdi-export"
         )
-        log.print(f"{engine.path.name}, {size}, on {engine.device}")
+        log.print(f"{escape(engine.path.name)}, {size}, on {engine.device}")
         return
-    log.print(f"{manifest.model} {manifest.precision}, {size}, on {engine.device}")
+    log.print(f"{escape(f'{manifest.model} {manifest.precision}')}, {size}, on {engine.device}")
     if manifest.random_weights:
         log.print("[yellow]warning:[/] this engine has random weights: it is for timing, its maps mean nothing")
 
@@ -178,6 +183,7 @@ def _run(loop: Loop) -> tuple[Summary, bool]:
     def on_signal(number: int, _: Any) -> None:
         signals.append(number)
         loop.stop()
+        signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
 
     windows = [sink for sink in loop.sinks if isinstance(sink, WindowSink)]
     columns = (
@@ -187,7 +193,9 @@ def _run(loop: Loop) -> tuple[Summary, bool]:
         TextColumn("{task.fields[rate]:.1f} fps  {task.fields[defects]} with defects  {task.fields[drops]} dropped"),
         TimeRemainingColumn(),
     )
-    handlers = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, on_signal)
     try:
         with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
             task = progress.add_task("run", total=loop.source.length, rate=0.0, defects=0, drops=0)
@@ -195,7 +203,7 @@ def _run(loop: Loop) -> tuple[Summary, bool]:
             def report(item: Result | Skipped) -> None:
                 summary = loop.summary
                 if isinstance(item, Skipped):
-                    log.print(f"[yellow]skipped:[/] {item.reason}")
+                    log.print(f"[yellow]skipped:[/] {escape(item.reason)}")
                 rate = summary.frames / summary.seconds if summary.seconds else 0.0
                 progress.update(task, advance=1, rate=rate, defects=summary.with_defects, drops=summary.drops)
                 if any(window.closed for window in windows):
@@ -223,7 +231,7 @@ def _conclude(summary: Summary, places: list[str], json: bool) -> None:
             shown = "  ".join(f"{name} {value:.1f}" for name, value in values.items())
             log.print(f"{what} ms: {shown}")
     for place in places:
-        out.print(place)
+        out.print(escape(place))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.images import resize_image
 from sdi.runtime.manifest import Manifest, read_manifest, verify_file
 
@@ -63,7 +63,7 @@ class Engine(abc.ABC):
             (H, W) uint8, probability x 255; a new array.
         Raises:
             InputError: the frame has another type or shape.
-            DeviceError: the execution failed.
+            DeviceError: the execution failed, or gave a map of another size.
         """
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
             raise InputError(f"frame must be (H, W, 3) uint8 BGR, got {frame.shape} {frame.dtype}")
@@ -71,7 +71,10 @@ class Engine(abc.ABC):
         fitted = np.ascontiguousarray(resize_image(frame, self.frame_hw or size_hw))[None]
         if self.batch not in (None, 1):
             fitted = np.repeat(fitted, self.batch, axis=0)
-        return resize_image(self.execute(fitted)[0], size_hw)
+        saliency = self.execute(fitted)
+        if saliency.shape != fitted.shape[:3]:
+            raise DeviceError(f"{self.path.name} answered {saliency.shape} to frames {fitted.shape}; export it again")
+        return resize_image(saliency[0], size_hw)
 
     def __enter__(self) -> Self:
         return self
@@ -101,9 +104,7 @@ def open_engine(path: Path | str, device: str = "auto", threads: int | None = No
         DeviceError: the device asked for is not there.
     """
     path = Path(path)
-    _check_readable(path)
-    with path.open("rb") as file:
-        head = file.read(8)
+    head = _head(path)
     if head[:4] in _PLAN_HEADERS:
         raise InputError(
             f"{path} is a {_PLAN_HEADERS[head[:4]]} plan; this version runs ONNX files: use the .onnx it was built from"
@@ -122,14 +123,19 @@ def open_engine(path: Path | str, device: str = "auto", threads: int | None = No
     return OnnxRuntimeEngine(path, manifest, device, threads)
 
 
-def _check_readable(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; --engine takes a file, e.g. {path / 'minet-fp32.onnx'}")
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, once it is clear that it is one."""
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; --engine takes a file, e.g. {path / 'minet-fp32.onnx'}")
         size = path.stat().st_size
+        if size:  # a pipe or a device has none, and reading it might never end
+            with path.open("rb") as file:
+                head = file.read(8)
     except OSError as error:
         raise InputError(f"cannot read engine {path}: {error.strerror}; make one with sdi-export") from error
     if size == 0:
         raise InputError(f"engine {path} is empty (0 bytes); copy it again or make it again with sdi-export")
     if path.suffix == ".json":
         raise InputError(f"{path} is a manifest; give the engine beside it: {path.with_suffix('')}")
+    return head

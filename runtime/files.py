@@ -28,7 +28,8 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     path = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        # A few letters of the name tell whose it is; all of them might be more than a file name may have.
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:16]}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
         # mkstemp makes 0600; a finished file has the mode that any other new file would have.
         os.chmod(name, 0o666 & ~_UMASK)
@@ -47,9 +48,16 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write `data` to `path`, whole or not at all."""
-    with atomic_path(path, durable=durable) as beside:
-        beside.write_bytes(data)
+    """Write `data` to `path`, whole or not at all.
+
+    Raises:
+        InputError: the folder cannot be written, the disk is full, or `path` is a folder.
+    """
+    try:
+        with atomic_path(path, durable=durable) as beside:
+            beside.write_bytes(data)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:

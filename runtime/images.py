@@ -76,10 +76,14 @@ def list_images(folder: Path) -> list[Path]:
         InputError: not a folder, or no image in it.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; expected a folder of images")
     try:
-        found = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; expected a folder of images")
+        found = [
+            path
+            for path in folder.iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+        ]
     except OSError as error:
         raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
     if not found:
@@ -116,7 +120,7 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     except cv2.error as error:
         raise InputError(f"cannot decode image {path}: {error.err}") from error
     if image is None:
-        raise InputError(f"cannot decode image {path}: it is corrupt or no BMP, PNG, JPEG or TIFF")
+        raise InputError(f"cannot decode image {path}: it is corrupt, or no 8 or 16 bit BMP, PNG, JPEG or TIFF")
     if image.dtype == np.uint16:
         image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 257 = 65535 / 255
     if image.dtype != np.uint8:
@@ -127,9 +131,10 @@ def _decode(path: Path, flags: int) -> np.ndarray:
 def _is_whole(data: bytes) -> bool:
     """False where the format marks its end and the end is missing: OpenCV fills the rest with gray, silently."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" in data[-64:]
+        return b"IEND\xaeB`\x82" in data  # the last chunk and its checksum
     if data.startswith(b"\xff\xd8\xff"):
-        return b"\xff\xd9" in data[-4096:]  # cameras append padding after the end marker
+        # An end marker after the last start of scan: a thumbnail's comes before it, and padding may follow.
+        return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
     if data.startswith(b"BM") and len(data) >= 6:
         return len(data) >= int.from_bytes(data[2:6], "little")
     return True

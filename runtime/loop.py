@@ -25,6 +25,7 @@ from sdi.runtime.sources import Source
 __all__ = ["Loop", "Summary"]
 
 _TICK_S = 0.1  # how long a stage waits before it looks whether it should stop
+_PATIENCE_S = 10.0  # how long the end of a run waits for a read that hangs in a driver
 _HELD = 4  # frames between two stages when nothing may be dropped
 _REMEMBERED = 20_000  # latencies kept for the percentiles; a run may last months
 _END = object()
@@ -74,14 +75,15 @@ class Loop:
         self.summary = Summary()
         self._frames: queue.Queue[Any] = queue.Queue(maxsize=1 if source.live else _HELD)
         self._results: queue.Queue[Any] = queue.Queue(maxsize=_HELD)
-        self._no_more_grabbing = threading.Event()  # asked to stop: what is under way is still finished
-        self._failed = threading.Event()
+        # Plain values, not events: setting an event takes a lock, which a signal handler must not.
+        self._stopping = False  # asked to stop: what is under way is still finished
+        self._over = False  # a stage failed, or all is written: nobody waits for another stage any more
         self._failure: BaseException | None = None
         self._drops = 0
 
     def stop(self) -> None:
         """Ask the run to end; frames under way are finished. Safe from a signal handler or any thread."""
-        self._no_more_grabbing.set()
+        self._stopping = True
 
     def run(self, report: Callable[[Result | Skipped], None] = lambda item: None) -> Summary:
         """Run to the source's end, or until `stop`.
@@ -89,7 +91,8 @@ class Loop:
         Args:
             report: hears of every result and everything skipped, after the sinks.
         Raises:
-            SdiError: the first failure of any stage; what was finished before it has been written.
+            SdiError: the first failure of any stage; what was finished before it has been written. A source's
+                failure lets the frames under way be finished too.
         """
         threads = [
             threading.Thread(target=self._guard, args=(stage,), name=stage.__name__, daemon=True)
@@ -100,22 +103,28 @@ class Loop:
         try:
             self._guard(self._write, report)
         finally:
-            self._no_more_grabbing.set()
+            self._stopping = self._over = True
+            deadline = time.monotonic() + _PATIENCE_S
             for thread in threads:
                 # A read that hangs in a driver must not hang the program: the thread is a daemon.
-                thread.join(timeout=10)
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
         if self._failure is not None:
             raise self._failure
         return self.summary
 
     def _grab(self) -> None:
-        for item in self.source.frames():
-            if self.source.live and isinstance(item, Frame):
-                self._put_newest(item)
-            elif not self._put(self._frames, item):
-                return
-            if self._no_more_grabbing.is_set():
-                break
+        try:
+            for item in self.source.frames():
+                if self.source.live and isinstance(item, Frame):
+                    self._put_newest(item)
+                elif not self._put(self._frames, item):
+                    return
+                if self._stopping:
+                    break
+        except BaseException as error:
+            # Kept, and raised when what was grabbed before is written; after `stop` a lost source is no loss.
+            if self._failure is None and not self._stopping:
+                self._failure = error
         self._put(self._frames, _END)
 
     def _infer(self) -> None:
@@ -162,11 +171,11 @@ class Loop:
         except BaseException as error:
             if self._failure is None:
                 self._failure = error
-            self._failed.set()
+            self._over = True
 
     def _put(self, channel: queue.Queue[Any], item: Any) -> bool:
-        """Wait for room; False when another stage has failed."""
-        while not self._failed.is_set():
+        """Wait for room; False when the run is over."""
+        while not self._over:
             try:
                 channel.put(item, timeout=_TICK_S)
                 return True
@@ -188,14 +197,14 @@ class Loop:
                     continue
 
     def _get(self, channel: queue.Queue[Any]) -> Any:
-        """The next item; None when another stage has failed."""
+        """The next item; None when the run is over."""
         while True:
             try:
                 return channel.get(timeout=_TICK_S)
             except queue.Empty:
-                if self._failed.is_set():
+                if self._over:
                     return None
-                if channel is self._frames and self.source.live and self._no_more_grabbing.is_set():
+                if channel is self._frames and self.source.live and self._stopping:
                     return _END  # the grabbing thread may sit in a driver that never answers
 
 

@@ -68,7 +68,7 @@ def read_manifest(artefact: Path) -> Manifest | None:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"manifest {path} cannot be read ({error}); export the engine again") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{path} is not a manifest of sdi; move it away or export the engine again")
@@ -89,16 +89,20 @@ def verify_file(artefact: Path, manifest: Manifest) -> None:
     """Hold the artefact against its manifest, without loading it.
 
     Raises:
-        InputError: another size (truncated, or partly copied) or other bytes (damaged, or replaced).
+        InputError: another size (truncated, or partly copied), other bytes (damaged, or replaced), or unreadable.
     """
-    size = artefact.stat().st_size
+    try:
+        size = artefact.stat().st_size
+        matches = size == manifest.bytes and sha256_of(artefact) == manifest.sha256
+    except OSError as error:
+        raise InputError(f"cannot read {artefact}: {error.strerror}") from error
     if size != manifest.bytes:
         how = "truncated" if size < manifest.bytes else "another file"
         raise InputError(
             f"{artefact} has {size} bytes, its manifest says {manifest.bytes}: {how}; "
             "copy both files again or export the engine again"
         )
-    if sha256_of(artefact) != manifest.sha256:
+    if not matches:
         raise InputError(
             f"{artefact} does not match the SHA-256 in {manifest_path(artefact).name}: it is damaged or was "
             "replaced; copy both files again or export the engine again"
@@ -115,6 +119,11 @@ def _check_types(manifest: Manifest) -> None:
             raise ValueError(f"{name} is not a text")
     if not isinstance(manifest.bytes, int) or not isinstance(manifest.random_weights, bool):
         raise ValueError("bytes or random_weights has another type")
+    if not (manifest.batch is None or isinstance(manifest.batch, int)):
+        raise ValueError("batch is not a number")
+    for name in ("preprocessing", "builder", "golden", "parity", "metrics"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise ValueError(f"{name} is not an object")
     for name in ("frame_hw", "network_hw"):
         size = getattr(manifest, name)
         if size is None and name == "frame_hw":

@@ -41,9 +41,7 @@ def augment(
     crop_h, crop_w = max(1, round(share * height)), max(1, round(share * width))
     top, left = rng.integers(0, height - crop_h + 1), rng.integers(0, width - crop_w + 1)
     window = np.s_[top : top + crop_h, left : left + crop_w]
-    image, mask = (
-        cv2.resize(part[window], size_hw[::-1], interpolation=cv2.INTER_LINEAR) for part in (image, mask)
-    )
+    image, mask = (cv2.resize(part[window], size_hw[::-1], interpolation=cv2.INTER_LINEAR) for part in (image, mask))
     if how.flips:
         across, along, diagonal = rng.random(3) < 0.5
         if across:

@@ -170,16 +170,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if isinstance(value, Mapping) and isinstance(value.get(wrapper), Mapping):
             value = value[wrapper]
     if not isinstance(value, Mapping) or not value or not all(isinstance(t, Tensor) for t in value.values()):
-        raise InputError(
-            f"{path} holds no state dict; expected names with tensors, as torch.save(net.state_dict())"
-        )
+        raise InputError(f"{path} holds no state dict; expected names with tensors, as torch.save(net.state_dict())")
     prefix = "module." if all(str(key).startswith("module.") for key in value) else ""
     return {str(key).removeprefix(prefix): tensor for key, tensor in value.items()}
 
 
-def weights_from_authors(
-    published: Mapping[str, Tensor], model: str, source: str = "the file"
-) -> dict[str, Tensor]:
+def weights_from_authors(published: Mapping[str, Tensor], model: str, source: str = "the file") -> dict[str, Tensor]:
     """Our state dict of `model` from the authors' one; new tensors where several theirs become one of ours.
 
     Args:
@@ -201,9 +197,7 @@ def weights_from_authors(
             if key not in published:
                 problems.append(f"missing {key}")
             elif published[key].shape != shape:
-                problems.append(
-                    f"{key} is {_shape_text(published[key].shape)}, expected {_shape_text(shape)}"
-                )
+                problems.append(f"{key} is {_shape_text(published[key].shape)}, expected {_shape_text(shape)}")
             else:
                 parts.append(published[key].to(own[name].dtype))
         if len(parts) == len(keys):
@@ -236,9 +230,7 @@ def _published_keys(
 def _published(model: str) -> _Published:
     model_spec(model)  # an unknown name is its own error
     if model not in _PUBLISHED:
-        raise InputError(
-            f"nobody published a checkpoint of {model}; can be imported: {', '.join(published_models())}"
-        )
+        raise InputError(f"nobody published a checkpoint of {model}; can be imported: {', '.join(published_models())}")
     return _PUBLISHED[model]
 
 

@@ -109,12 +109,13 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
 
 
 def load_network(checkpoint: Checkpoint) -> SaliencyNetwork:
-    """The checkpoint's network with its weights, in eval mode.
+    """The checkpoint's network in eval mode. It takes over the checkpoint's tensors: no second copy is made.
 
     Raises:
         InputError: a weight is missing, extra or misshapen; the text names them.
     """
-    network = build_model(checkpoint.model)
+    with torch.device("meta"):  # no memory, no random numbers: every tensor is replaced below
+        network = build_model(checkpoint.model)
     own = network.state_dict()
     problems = [f"missing {name}" for name in own if name not in checkpoint.weights]
     for name, tensor in checkpoint.weights.items():
@@ -125,7 +126,7 @@ def load_network(checkpoint: Checkpoint) -> SaliencyNetwork:
     if problems:
         rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise InputError(f"the weights do not fit {checkpoint.model}: {'; '.join(problems[:5])}{rest}")
-    network.load_state_dict(checkpoint.weights)
+    network.load_state_dict(checkpoint.weights, assign=True)
     return network.eval()
 
 

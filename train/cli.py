@@ -6,7 +6,7 @@ import signal
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,14 +46,14 @@ def train_command(
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_DATA),
     ] = None,
     val: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What chooses best.pt: a share of the training pictures held out of training (0.1); "
+            help="What chooses best.pt: a share of the training pictures held out of training (default 0.1); "
             "'none' trains on all and keeps the last epoch; 'test' scores the test split, whose scores are then "
             "no fair measure any more.",
             rich_help_panel=_DATA,
         ),
-    ] = "0.1",
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.", rich_help_panel=_RECIPE)] = None,
     batch: Annotated[int | None, typer.Option(help="Pictures a step.", rich_help_panel=_RECIPE)] = None,
     lr: Annotated[float | None, typer.Option(help="Greatest learning rate.", rich_help_panel=_RECIPE)] = None,
@@ -78,17 +78,13 @@ def train_command(
         typer.Option("-o", "--output", help="Run folder; default runs/MODEL/DATE-TIME.", rich_help_panel=_RUN),
     ] = None,
     evaluate_every: Annotated[
-        int, typer.Option(min=1, help="Evaluate each N epochs.", rich_help_panel=_RUN)
-    ] = 5,
+        int | None, typer.Option(min=1, help="Evaluate each N epochs (default 5).", rich_help_panel=_RECIPE)
+    ] = None,
     limit_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after N steps; --resume goes on.", rich_help_panel=_RUN)
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_RUN)
-    ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; default all.", rich_help_panel=_RUN)
-    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_RUN)] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all.", rich_help_panel=_RUN)] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Train a saliency network on pictures and masks.
@@ -110,9 +106,10 @@ def train_command(
         torch.set_num_threads(threads)
     before: Checkpoint | None = None
     if resume is not None:
-        given = {"model": model, "epochs": epochs, "batch": batch, "lr": lr, "size": size, "seed": seed, "output": output}
-        if given := {name: value for name, value in given.items() if value is not None}:
-            named = ", ".join(f"--{name}" for name in given)
+        fixed = {"model": model, "val": val, "epochs": epochs, "batch": batch, "lr": lr, "size": size, "seed": seed}
+        fixed |= {"evaluate-every": evaluate_every, "output": output}
+        if given := [f"--{name}" for name, value in fixed.items() if value is not None]:
+            named = ", ".join(given)
             raise InputError(f"--resume takes the recipe and the folder from the run; leave out {named}")
         run = resume if resume.is_dir() else resume.parent
         before = load_checkpoint(run / "last.pt" if resume.is_dir() else resume)
@@ -125,25 +122,26 @@ def train_command(
         run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         if (run / "last.pt").exists():
             raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
-    recipe = _recipe(model, before, epochs, batch, lr, size, seed)
-    train_pairs, val_pairs, test_pairs = _choose_pairs(data, images, masks, val, recipe.seed)
-    trainer = _build(model, recipe, before, train_pairs, val_pairs, test_pairs, run, pretrained, device, evaluate_every)
-    _announce(trainer, val, bool(test_pairs))
+    given_recipe = {
+        "epochs": epochs,
+        "batch_size": batch,
+        "learning_rate": lr,
+        "seed": seed,
+        "validation": val,
+        "evaluate_every": evaluate_every,
+    }
+    recipe = _recipe(model, before, (size, size) if size else None, given_recipe)
+    train_pairs, val_pairs, test_pairs = _choose_pairs(data, images, masks, recipe)
+    trainer = _build(model, recipe, before, train_pairs, val_pairs, test_pairs, run, pretrained, device)
+    _announce(trainer, bool(test_pairs))
     finished, interrupted = _fit(trainer, limit_steps)
     _report(trainer, finished, json)
     if interrupted:
         raise typer.Exit(130)
 
 
-def _recipe(
-    model: str,
-    before: Checkpoint | None,
-    epochs: int | None,
-    batch: int | None,
-    lr: float | None,
-    size: int | None,
-    seed: int | None,
-) -> Recipe:
+def _recipe(model: str, before: Checkpoint | None, size_hw: tuple[int, int] | None, given: dict[str, Any]) -> Recipe:
+    """The recipe of the run to resume, or the model's own with what was given on the command line (not None)."""
     from sdi.train.models import model_spec
     from sdi.train.recipe import Recipe
 
@@ -152,13 +150,12 @@ def _recipe(
             raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
         return Recipe.from_dict(before.training["recipe"])
     spec = model_spec(model)
-    given = {"epochs": epochs, "batch_size": batch, "learning_rate": lr, "seed": seed}
-    recipe = Recipe(learning_rate=spec.learning_rate, input_hw=(size, size) if size else spec.input_hw)
+    recipe = Recipe(learning_rate=spec.learning_rate, input_hw=size_hw or spec.input_hw)
     return replace(recipe, **{name: value for name, value in given.items() if value is not None})
 
 
 def _choose_pairs(
-    data: Path | None, images: Path | None, masks: Path | None, val: str, seed: int
+    data: Path | None, images: Path | None, masks: Path | None, recipe: Recipe
 ) -> tuple[list[Pair], list[Pair], list[Pair]]:
     """Pairs to train on, to validate on, and the untouched test pairs (to check that none leaks)."""
     from sdi.train.data import find_pairs, hold_out
@@ -168,19 +165,13 @@ def _choose_pairs(
     has_splits = data is not None and (data / "train.txt").is_file()
     pairs = find_pairs(data, "train" if has_splits else None, images=images, masks=masks)
     test = find_pairs(data, "test") if has_splits and data is not None and (data / "test.txt").is_file() else []
-    if val == "none":
+    if recipe.validation == "none":
         return pairs, [], test
-    if val == "test":
+    if recipe.validation == "test":
         if not test:
             raise InputError("--val test needs --data with a test.txt; use a share, e.g. --val 0.1")
         return pairs, test, []
-    try:
-        share = float(val)
-    except ValueError:
-        share = -1.0
-    if not 0 < share < 1:
-        raise InputError(f"--val takes a share between 0 and 1, 'test' or 'none'; got '{val}'")
-    kept, held = hold_out(pairs, share, seed)
+    kept, held = hold_out(pairs, float(recipe.validation), recipe.seed)
     return kept, held, test
 
 
@@ -194,7 +185,6 @@ def _build(
     run: Path,
     pretrained: bool,
     device: str,
-    evaluate_every: int,
 ) -> Trainer:
     import torch
 
@@ -215,19 +205,17 @@ def _build(
     elif before is None and backbone:
         log.print(f"[yellow]warning:[/] {model} starts from random weights (--no-pretrained)")
     ensure_folder(run)
-    trainer = Trainer(
-        model, network, recipe, samples, validation, run, accelerator=device, evaluate_every=evaluate_every
-    )
+    trainer = Trainer(model, network, recipe, samples, validation, run, accelerator=device)
     if before is not None:
         trainer.resume(before)
     return trainer
 
 
-def _announce(trainer: Trainer, val: str, untouched: bool) -> None:
+def _announce(trainer: Trainer, untouched: bool) -> None:
     recipe = trainer.recipe
     log.print(
         f"{trainer.spec.name} {recipe.input_hw[0]}x{recipe.input_hw[1]} on {trainer.fabric.device}: "
-        f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {val})"
+        f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation})"
         f"{', test split untouched' if untouched else ''}; "
         f"{recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {recipe.batch_size}; run {trainer.run}"
     )

@@ -14,12 +14,8 @@ __all__ = ["main"]
 
 
 def import_command(
-    published: Annotated[
-        Path, typer.Argument(metavar="AUTHORS.pth", help="Checkpoint that the authors published.")
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OURS.pt", help="Checkpoint of sdi to write.")
-    ],
+    published: Annotated[Path, typer.Argument(metavar="AUTHORS.pth", help="Checkpoint that the authors published.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OURS.pt", help="Checkpoint of sdi to write.")],
     model: Annotated[str, typer.Option(help="Network whose checkpoint it is: minet or tsernet.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing OURS.pt.")] = False,
 ) -> None:

@@ -51,7 +51,7 @@ class Trainer:
 
     Args:
         network: random or pretrained; trained in place.
-        validation: scored every `evaluate_every` epochs to choose `best.pt`; where empty, `best.pt` is the
+        validation: scored every `recipe.evaluate_every` epochs to choose `best.pt`; where empty, `best.pt` is the
             latest epoch.
         run: an existing folder that gets `last.pt`, `best.pt` and `log.csv`.
         accelerator: as Lightning Fabric names it: auto, cpu, cuda, mps.
@@ -67,14 +67,12 @@ class Trainer:
         run: Path,
         *,
         accelerator: str = "auto",
-        evaluate_every: int = 5,
     ) -> None:
         self.spec = model_spec(model)
         self.recipe = recipe
         self.samples = samples
         self.validation = validation
         self.run = run
-        self.evaluate_every = evaluate_every
         if not samples:
             raise InputError("no picture to train on")
         self.steps_per_epoch = max(1, len(samples) // recipe.batch_size)
@@ -131,7 +129,7 @@ class Trainer:
         if self.step % self.steps_per_epoch:
             return  # stopped within the epoch
         metrics = {}
-        if self.validation and ((epoch + 1) % self.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
+        if self.validation and ((epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
             metrics = self.evaluate(self.validation)
         row = {"epoch": epoch + 1, "step": self.step, "loss": progress.loss, "images_per_second": rate}
         self.history.append({**row, "learning_rate": self._learning_rate(), **metrics})
@@ -149,7 +147,7 @@ class Trainer:
         maps = self.model(self.face.normalise(frames).contiguous(memory_format=torch.channels_last))
         value = math.nan
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
-        if all(bool(p.isfinite().all()) for p in maps.values()):
+        if torch.stack([p.isfinite().all() for p in maps.values()]).all():
             loss = self.spec.loss(maps, masks)
             value = float(loss.detach())
         if not math.isfinite(value):
@@ -216,6 +214,11 @@ class Trainer:
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / (self.steps - warmup + 1)))
 
     def _save(self, name: str, *, resumable: bool = False, metrics: dict[str, float] | None = None) -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
+            raise GateError(
+                f"the weights are no numbers any more at step {self.step}: {name} was not written; start again with a "
+                f"lower learning rate (--lr {self.recipe.learning_rate / 4:g})"
+            )
         training: dict[str, Any] = {
             "recipe": self.recipe.to_dict(),
             "epoch": self.step / self.steps_per_epoch,

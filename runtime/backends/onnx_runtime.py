@@ -32,10 +32,9 @@ class OnnxRuntimeEngine(Engine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or _cores()
         options.log_severity_level = 3  # errors; its warnings about constant folding help no user
+        providers = _providers(device, onnxruntime.get_available_providers())
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=_providers(device, onnxruntime.get_available_providers())
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # it raises a dozen kinds, none of them public
             raise InputError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_first_line(error)}; "
@@ -66,6 +65,8 @@ class OnnxRuntimeEngine(Engine):
             or inputs[0][2][3] != 3
             or len(outputs) != 1
             or outputs[0][:2] != ("saliency", "tensor(uint8)")
+            or len(outputs[0][2]) != 3
+            or any(isinstance(size, int) and size < 1 for size in inputs[0][2])
         ):
             raise InputError(
                 f"{self.path} has not the face of an sdi engine: {expected}; it has inputs {inputs} and outputs "

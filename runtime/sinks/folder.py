@@ -20,7 +20,11 @@ def claim_folder(folder: Path, overwrite: bool) -> Path:
     """
     folder = Path(folder)
     marker = folder / _MARKER
-    if folder.is_dir() and not marker.exists() and not overwrite and any(folder.iterdir()):
+    try:
+        foreign = folder.is_dir() and not marker.exists() and any(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot use folder {folder}: {error.strerror}; choose another folder") from error
+    if foreign and not overwrite:
         raise InputError(
             f"folder {folder} holds files that sdi-run did not write; choose another folder or pass --overwrite"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,6 +29,7 @@ class JsonlSink(Sink):
 
     def __init__(self, path: str) -> None:
         self._file: TextIO
+        self._path = "stdout" if path == "-" else path
         self._owned = path != "-"
         if not self._owned:
             self._file = sys.stdout
@@ -66,11 +68,17 @@ class JsonlSink(Sink):
 
     def close(self, *, complete: bool) -> None:
         if self._owned:
-            self._file.close()
+            with suppress(OSError):  # every line was flushed, so a failure has been told
+                self._file.close()
 
     def _line(self, value: dict[str, Any]) -> None:
-        self._file.write(json.dumps(value) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(value) + "\n")
+            self._file.flush()
+        except BrokenPipeError:  # the reader has gone, which is no fault
+            raise
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror}; make room or choose another file") from error
 
 
 def _utc(seconds: float) -> str:

@@ -63,15 +63,20 @@ class OverlayVideoSink(Sink):
     """
 
     def __init__(self, path: Path, threshold: float, fps: float, *, overwrite: bool = False) -> None:
-        if path.exists() and not overwrite:
-            raise InputError(f"{path} exists; choose another name or pass --overwrite")
         ensure_folder(path.parent)
         self._path = path
         self._threshold = threshold
         self._fps = fps
         self._writer: cv2.VideoWriter | None = None
         self._size_wh = (0, 0)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        try:
+            if path.is_dir():
+                raise InputError(f"{path} is a folder; choose another name for the video")
+            if path.exists() and not overwrite:
+                raise InputError(f"{path} exists; choose another name or pass --overwrite")
+            handle, name = tempfile.mkstemp(prefix=f".{path.stem[:16]}-", suffix=path.suffix, dir=path.parent)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}; choose another name") from error
         os.close(handle)
         self._beside = Path(name)
 
@@ -96,8 +101,11 @@ class OverlayVideoSink(Sink):
                 self._beside.unlink()
             return
         # What was recorded before a failure is evidence: keep it.
-        self._beside.chmod(0o644)
-        os.replace(self._beside, self._path)
+        try:
+            self._beside.chmod(0o644)
+            os.replace(self._beside, self._path)
+        except OSError as error:
+            raise InputError(f"cannot write {self._path}: {error.strerror}; the video is {self._beside}") from error
 
 
 class WindowSink(Sink):

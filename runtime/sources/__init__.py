@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import abc
 import glob
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -29,11 +29,13 @@ class Source(abc.ABC):
         name: as the user gave it.
         live: True where frames come whether one is ready or not, so that stale ones are dropped.
         length: number of frames, where it is known.
+        inputs: the files it reads, so that no output lands on them.
     """
 
     name: str
     live: bool
     length: int | None
+    inputs: Sequence[Path] = ()
 
     @abc.abstractmethod
     def frames(self) -> Iterator[Frame | Skipped]:
@@ -69,6 +71,8 @@ def open_source(spec: str) -> Source:
     from sdi.runtime.sources.images import ImageSource
     from sdi.runtime.sources.video import VideoSource
 
+    if not spec:
+        raise InputError("the source is empty; give a folder, an image, a video, a URL, camera:N or demo")
     if spec == "demo":
         return DemoSource()
     if spec.startswith("camera:"):
@@ -79,9 +83,13 @@ def open_source(spec: str) -> Source:
     if "://" in spec:
         return CameraSource(spec)
     path = Path(spec)
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:
+        raise InputError(f"cannot read source '{spec}': {error.strerror}") from error
+    if is_folder:
         return ImageSource(spec, list_images(path))
-    if path.is_file():
+    if is_file:
         return ImageSource(spec, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
     matches = sorted(Path(match) for match in glob.glob(spec, recursive=True) if Path(match).is_file())
     if matches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -31,8 +32,12 @@ class CameraSource(Source):
 
     def __init__(self, target: int | str) -> None:
         self.name = f"camera:{target}" if isinstance(target, int) else target
+        self._reading = threading.Lock()
         if isinstance(target, int):
-            self._capture = cv2.VideoCapture(target)
+            try:
+                self._capture = cv2.VideoCapture(target)
+            except cv2.error as error:  # an index beyond a C int
+                raise DeviceError(_what_to_try(target)) from error
         else:
             limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
@@ -42,7 +47,8 @@ class CameraSource(Source):
     def frames(self) -> Iterator[Frame | Skipped]:
         index = 0
         while True:
-            there, image = self._capture.read()
+            with self._reading:
+                there, image = self._capture.read()
             captured, wall_time = time.monotonic(), time.time()
             if not there:
                 raise DeviceError(f"{self.name} was lost after {index} frames: no frame came")
@@ -52,7 +58,10 @@ class CameraSource(Source):
             index += 1
 
     def close(self) -> None:
-        self._capture.release()
+        # Released under a read that hangs in the driver, it would crash: that one ends with the process.
+        if self._reading.acquire(blocking=False):
+            self._capture.release()
+            self._reading.release()
 
 
 def _what_to_try(target: int | str) -> str:

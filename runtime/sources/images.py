@@ -27,7 +27,7 @@ class ImageSource(Source):
     def __init__(self, name: str, paths: list[Path]) -> None:
         self.name = name
         self.length = len(paths)
-        self._paths = paths
+        self.inputs = paths
         shared = [stem for stem, n in Counter(path.stem for path in paths).items() if n > 1]
         if shared:
             twins = sorted(str(path) for path in paths if path.stem == shared[0])
@@ -35,7 +35,7 @@ class ImageSource(Source):
 
     def frames(self) -> Iterator[Frame | Skipped]:
         index = 0
-        for path in self._paths:
+        for path in self.inputs:
             try:
                 image = read_image(path)
             except InputError as error:

@@ -26,6 +26,7 @@ class VideoSource(Source):
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
+        self.inputs = [path]
         self._stem = path.stem
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
@@ -42,8 +43,8 @@ class VideoSource(Source):
                 break
             yield Frame(index, f"{self._stem}_{index:06d}", self.name, image, time.monotonic(), time.time())
             index += 1
-        if self.length and index < self.length:
-            reason = f"the video ended after {index} of {self.length} frames; it is truncated or damaged"
+        if index < (self.length or 1):
+            reason = f"{self.name} ended after {index} of {self.length or 'some'} frames; it is truncated or damaged"
             yield Skipped(self._stem, self.name, reason, time.time())
 
     def close(self) -> None:

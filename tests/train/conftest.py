@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+
 from sdi.train.data import Sample
 
 
@@ -19,7 +20,7 @@ def one_thread() -> None:
 
 
 def draw_sample(name: str, side: int = 40) -> Sample:
-    """A gray strip with noise and one bright rectangle, whose mask is the rectangle; its own for each name."""
+    """A gray strip with noise and one bright rectangle, which its mask shows; another for each name."""
     rng = np.random.default_rng(list(name.encode()))
     image = rng.integers(60, 120, (side, side), dtype=np.uint8)
     mask = np.zeros((side, side), np.uint8)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+
 from sdi.train.augment import Augmentation, augment
 
 STILL = Augmentation(flips=False, min_crop=1.0, gain=0.0, offset=0.0, salt_pepper=0.0)
@@ -50,8 +51,7 @@ def test_all_eight_turns_and_flips_of_a_square_occur() -> None:
     mask = cut(blob(64, 64))
     wanted = {np.rot90(m, k).tobytes() for k in range(4) for m in (mask, mask.T)}
     seen = {
-        augment(colour(mask), mask, (64, 64), flipping, np.random.default_rng(seed))[1].tobytes()
-        for seed in range(100)
+        augment(colour(mask), mask, (64, 64), flipping, np.random.default_rng(seed))[1].tobytes() for seed in range(100)
     }
     assert seen == wanted
     assert len(wanted) == 8

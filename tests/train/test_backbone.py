@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+
 from sdi.runtime.errors import InputError
 from sdi.train.backbone import load_pretrained
 from sdi.train.models import build_model
@@ -34,9 +35,7 @@ def test_levels_1_to_4_become_resnet34s_layers(monkeypatch: pytest.MonkeyPatch, 
         assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
-def test_without_a_way_to_get_the_weights_it_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_way_to_get_the_weights_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens on the discard port
     with pytest.raises(InputError, match=r"cannot get the ImageNet weights of resnet34: .*--no-pretrained"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sdi.runtime.errors import InputError
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint
 from sdi.train.models import build_model
@@ -105,7 +106,7 @@ def test_refuses_a_missing_file(tmp_path: Path) -> None:
     assert text == f"checkpoint {tmp_path / 'none.pt'} does not exist; train one: sdi-train --model minet"
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"PK\x03\x04 cut off", pickle.dumps([1, 2])])
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"PK\x03\x04 cut off", pickle.dumps([1, 2], protocol=2)])
 def test_refuses_garbage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "net.pt"
     path.write_bytes(content)
@@ -134,7 +135,7 @@ class RunsCode:
 def test_no_code_in_a_file_runs(saved: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     rewrite(saved, metrics=RunsCode(victim))
-    assert "cannot be read safely" in error_of(load_checkpoint, saved).replace("not a checkpoint that can", "cannot")
+    assert "is not a checkpoint that can be read safely" in error_of(load_checkpoint, saved)
     assert not victim.exists()
 
 
@@ -144,8 +145,8 @@ def test_weights_that_do_not_fit_are_named(checkpoint: Checkpoint) -> None:
     weights["heads.0.1.bias"] = torch.zeros(2)
     del weights["heads.4.1.weight"]
     assert error_of(load_network, replace(checkpoint, weights=weights)) == (
-        "the weights do not fit minet: missing heads.4.1.weight; extra encoder.0.0.bias; "
-        "heads.0.1.bias is (2,), expected (1,)"
+        "the weights do not fit minet: missing heads.4.1.weight; heads.0.1.bias is (2,), expected (1,); "
+        "extra encoder.0.0.bias"
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from sdi.runtime.errors import InputError
 from sdi.train.data import Pair, find_pairs, hold_out, load_samples, read_split, read_truth
 
@@ -99,15 +100,15 @@ def test_reads_16_bit_pictures_by_their_full_range(tmp_path: Path, suffix: str, 
     np.testing.assert_allclose(answer, wanted / 65535 * 255, atol=0.5 + 1e-6)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
-@pytest.mark.parametrize("kind", ["gray", "colour", "16 bit"])
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(s, k) for s in (".png", ".bmp", ".tif") for k in ("gray", "colour", "16 bit") if (s, k) != (".bmp", "16 bit")],
+)
 def test_reads_masks_of_every_kind(tmp_path: Path, suffix: str, kind: str) -> None:
     mask = half()
     if kind == "colour":
         mask = np.repeat(mask[:, :, None], 3, axis=2)
     if kind == "16 bit":
-        if suffix == ".bmp":
-            pytest.skip("BMP holds 8 bits a channel")
         mask = mask.astype(np.uint16) * 257
     assert np.array_equal(read_truth(save(tmp_path / f"m{suffix}", mask)), half())
 
@@ -137,19 +138,14 @@ def test_all_bad_pairs_are_named_at_once(folders: tuple[Path, Path]) -> None:
     assert f"mask {masks / 'b.png'} is 10x20, its picture b.png 16x12" in text
 
 
-@pytest.mark.parametrize("damage", ["empty", "truncated", "folder"])
-def test_unreadable_files_are_named(folders: tuple[Path, Path], damage: str) -> None:
+@pytest.mark.parametrize("left", [0, 50])
+def test_empty_and_truncated_files_are_named(folders: tuple[Path, Path], left: int) -> None:
     images, masks = folders
     path = images / "b.png"
-    data = path.read_bytes()
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    else:
-        path.write_bytes(b"" if damage == "empty" else data[:-20])
+    path.write_bytes(path.read_bytes()[:left])
     text = error_of(load_samples, find_pairs(images=images, masks=masks))
     assert text.startswith("1 of 3 pairs cannot be used:")
-    assert str(path) in text
+    assert f"image {path} is {'truncated' if left else 'empty'}" in text
 
 
 def test_many_bad_pairs_are_counted(tmp_path: Path) -> None:

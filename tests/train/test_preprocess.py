@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.functional import normalize, to_tensor
+
 from sdi.runtime.errors import InputError
 from sdi.train.preprocess import GRAY_STEEL, IMAGENET, Normalise, Preprocessing
-from torchvision.transforms.functional import normalize, to_tensor
 
 
 def frames(seed: int = 0, brightest: int = 256) -> torch.Tensor:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from sdi.runtime.errors import InputError
 from sdi.train.augment import Augmentation
 from sdi.train.recipe import Recipe

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from sdi.runtime.images import read_gray, resize_image
 from sdi.train.data import Sample, find_pairs, read_truth
 from sdi.train.face import Face
@@ -16,13 +17,10 @@ PUBLISHED = {
     "tsernet": (0.8862, 0.8877, 0.8650, 0.8440, 0.9651, 0.9534, 0.9572, 0.0238),
     "csepnet": (0.8836, 0.8821, 0.8587, 0.8462, 0.9655, 0.9588, 0.9588, 0.0229),
     "bc": (0.5925, 0.4703, 0.4266, 0.4699, 0.6754, 0.6370, 0.7356, 0.1560),
-    "rcrr": (0.5325, 0.3917, 0.3350, 0.3283, 0.6277, 0.5459, 0.6442, 0.2422),
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["tsernet", *(pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED if n != "tsernet")]
-)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_maps_score_as_published(steel_data: Path, name: str) -> None:
     folder = steel_data.parent / "published-maps" / name
     if not folder.is_dir():
@@ -66,5 +64,5 @@ def test_predict_gives_each_picture_its_own_size(samples: list[Sample]) -> None:
     assert [m.shape for m in maps] == [s.mask.shape for s in [*samples, large]]
     assert all(m.dtype == np.uint8 for m in maps)
     # In one batch or alone, a picture has one answer; rounding may tip over by one level.
-    alone = list(predict(face, samples[3:4], batch_size=1))[0]
+    alone = next(iter(predict(face, samples[3:4], batch_size=1)))
     assert np.abs(alone.astype(int) - maps[3]).max() <= 1

@@ -37,9 +37,7 @@ class SaliencyNetwork(nn.Module):
 
 def conv(in_channels: int, out_channels: int, kernel: int = 3, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
     """Convolution with same padding."""
-    return nn.Conv2d(
-        in_channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=bias
-    )
+    return nn.Conv2d(in_channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=bias)
 
 
 def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3, *, dilation: int = 1) -> nn.Sequential:

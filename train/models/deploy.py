@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -10,6 +11,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sdi.train.models.blocks import SaliencyNetwork
 
 __all__ = ["deploy_form", "fold_batch_norm"]
+
+
+@runtime_checkable
+class _HasDeployForm(Protocol):
+    def deployed(self) -> nn.Module: ...
 
 
 def deploy_form(network: SaliencyNetwork) -> SaliencyNetwork:
@@ -34,7 +40,7 @@ def fold_batch_norm(module: nn.Module) -> None:
         if isinstance(child, nn.BatchNorm2d) and before is not None and isinstance(before[1], nn.Conv2d):
             setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
             setattr(module, name, nn.Identity())
-        elif hasattr(child, "deployed"):
+        elif isinstance(child, _HasDeployForm):
             setattr(module, name, child.deployed())
         else:
             fold_batch_norm(child)

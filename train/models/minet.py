@@ -70,7 +70,8 @@ class _FoldedMix(nn.Module):
     def __init__(self, mix: InteractiveMix) -> None:
         super().__init__()
         bn = mix.bn
-        assert bn.running_mean is not None and bn.running_var is not None
+        assert bn.running_mean is not None
+        assert bn.running_var is not None
         gain = bn.weight / torch.sqrt(bn.running_var + bn.eps)
         self.weight = nn.Parameter((mix.weight * gain[:, None]).detach())
         self.bias = nn.Parameter((bn.bias - bn.running_mean * gain).detach())

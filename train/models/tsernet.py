@@ -202,9 +202,7 @@ def _residual_level(before: int, channels: int, blocks: int, stride: int) -> nn.
     """One level of torchvision's basic blocks; the first one changes size and width where asked to."""
     downsample = None
     if stride != 1 or before != channels:
-        downsample = nn.Sequential(
-            nn.Conv2d(before, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
-        )
+        downsample = nn.Sequential(nn.Conv2d(before, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels))
     level = [BasicBlock(before, channels, stride, downsample)]
     level += [BasicBlock(channels, channels) for _ in range(blocks - 1)]
     return nn.Sequential(*level)

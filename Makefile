@@ -1,0 +1,45 @@
+# Everything the project needs lies in .venv, made by these targets; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint format bench clean
+
+# The lean runtime alone: no torch.
+demo: $(VENV)/.runtime
+	$(BIN)/sdi-run --source demo --masks out/demo/masks --overlay out/demo/overlay --jsonl out/demo/results.jsonl
+	@echo "pictures with their defects: $(CURDIR)/out/demo/overlay"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(PIP) --no-deps --target build/installed .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
+	@echo "installing the runtime into $(VENV)"
+	$(PIP) -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	@echo "installing everything into $(VENV) (PyTorch takes a few minutes and 6 GB)"
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.runtime

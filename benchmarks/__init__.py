@@ -1,0 +1,1 @@
+"""Speed figures with bounds, measured side by side: `python -m benchmarks` writes docs/benchmarks.md."""

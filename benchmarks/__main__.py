@@ -1,0 +1,89 @@
+"""`python -m benchmarks`, from the repository root."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.report import load_average, machine, markdown
+from benchmarks.timing import hold_cores
+from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.errors import InputError
+from sdi.runtime.files import write_text
+
+if TYPE_CHECKING:
+    from benchmarks.rows import Table
+
+# Modules with a `run(bench) -> Table`; imported when they are run, since some load PyTorch.
+_BENCHMARKS = ("minet", "folder", "startup", "training")
+_DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+_CORES = 2  # what the bounds are for
+
+
+def bench_command(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help=f"Run this one alone (may be repeated): {', '.join(_BENCHMARKS)}. Rewrites nothing."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures of every round as JSON.")] = False,
+) -> None:
+    """Measure the speed bounds and rewrite docs/benchmarks.md. Exits with 1 when a bound is not kept."""
+    names = list(dict.fromkeys(only or _BENCHMARKS))
+    if unknown := [name for name in names if name not in _BENCHMARKS]:
+        raise InputError(f"unknown benchmark '{unknown[0]}'; known: {', '.join(_BENCHMARKS)}")
+    load, all_cores = load_average(), os.cpu_count() or 1
+    cores = hold_cores(_CORES)
+    if cores < _CORES:
+        log.print(f"[yellow]warning:[/] the bounds are for {_CORES} cores, here is {cores}")
+    # The exporter of PyTorch tells of things that no one here can mend.
+    warnings.filterwarnings("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    tables = _run(names, cores)
+    facts = machine(cores, all_cores, load)
+    text = markdown(tables, facts)
+    if json:
+        print_json({"machine": facts, "tables": [table.to_dict() for table in tables]})
+    else:
+        out.print(text, markup=False)
+    if only is None:
+        write_text(_DOCUMENT, text)
+        log.print(f"wrote {_DOCUMENT.name}")
+    failed = [row.what for table in tables for row in table.rows if row.passed is False]
+    for what in failed:
+        log.print(f"[bold red]bound not kept:[/] {what}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(names: list[str], cores: int) -> list[Table]:
+    from benchmarks.workbench import Workbench
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    tables = []
+    with (
+        tempfile.TemporaryDirectory(prefix="sdi-bench-") as folder,
+        Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress,
+    ):
+        task = progress.add_task("starting", total=None)
+
+        def say(text: str) -> None:
+            progress.update(task, description=text, total=None, completed=0)
+            if not log.is_terminal:
+                log.print(text)
+
+        bench = Workbench(Path(folder), cores, say, lambda n, total: progress.update(task, completed=n, total=total))
+        for name in names:
+            tables.append(importlib.import_module(f"benchmarks.{name}").run(bench))
+    return tables
+
+
+if __name__ == "__main__":
+    run_app(single_command(bench_command))

@@ -1,0 +1,73 @@
+"""`sdi-export`: which checkpoint it takes, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sdi.export.checkpoint_choice import choose_checkpoint, shipped_checkpoint
+from sdi.runtime.errors import InputError
+from sdi.train.checkpoint import save_checkpoint
+from support import command, lively_checkpoint
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two runs of minet, the newer one named so that sorting by name would choose wrongly."""
+    for age, name in ((1000, "b-older"), (10, "a-newer")):
+        folder = tmp_path / "runs" / "minet" / name
+        folder.mkdir(parents=True)
+        save_checkpoint(folder / "best.pt", lively_checkpoint("minet", 64))
+        moment = folder.stat().st_mtime - age
+        os.utime(folder / "best.pt", (moment, moment))
+    return tmp_path / "runs"
+
+
+def test_newest_run_is_taken(runs):
+    model, path, why = choose_checkpoint("minet", None, runs)
+    assert (model, path.parent.name) == ("minet", "a-newer")
+    assert why.startswith("newest of 2")
+
+
+def test_named_checkpoint_wins_and_tells_its_model(runs):
+    named = runs / "minet" / "b-older" / "best.pt"
+    assert choose_checkpoint(None, named, runs)[:2] == ("minet", named)
+
+
+def test_shipped_checkpoint_is_the_last_resort(tmp_path):
+    assert choose_checkpoint("minet", None, tmp_path / "none")[1:] == (
+        shipped_checkpoint("minet"),
+        "comes with sdi",
+    )
+
+
+def test_no_checkpoint_names_the_commands_that_make_one(tmp_path):
+    with pytest.raises(InputError, match=r"sdi-train --model tsernet .* sdi-import --model tsernet"):
+        choose_checkpoint("tsernet", None, tmp_path)
+
+
+def test_another_models_checkpoint_is_refused(runs):
+    with pytest.raises(InputError, match="holds minet, not tsernet; use --model minet"):
+        choose_checkpoint("tsernet", runs / "minet" / "a-newer" / "best.pt", runs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "give --model NAME or --checkpoint FILE; models: minet, tsernet"),
+        (["--model", "unet"], "unknown model 'unet'; known: minet"),
+        (["--model", "minet", "--frame", "1080"], "--frame takes height x width"),
+        (["--model", "minet", "--dynamic", "--batch", "2"], "--dynamic leaves batch, height and width free"),
+        (["--random-weights"], "--random-weights needs --model"),
+        (["--checkpoint", "absent.pt"], "absent.pt does not exist"),
+        (["--model", "minet", "-o", "/proc/nowhere"], "cannot write to folder /proc/nowhere"),
+        (["--model", "minet", "--images", "absent"], "absent is not a folder"),
+    ],
+)
+def test_wrong_use_is_one_clear_line(tmp_path, arguments, text):
+    done = command("sdi-export", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

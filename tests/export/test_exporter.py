@@ -1,0 +1,190 @@
+"""Exported files: the face, the manifest, the answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import sdi.export.exporter as exporter
+from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.runtime.engine import open_engine
+from sdi.runtime.errors import GateError, InputError
+from sdi.runtime.files import sha256_of
+from sdi.runtime.manifest import read_manifest
+from sdi.runtime.strip import draw_strip
+from sdi.train.checkpoint import load_checkpoint, load_network
+from sdi.train.face import Face
+from support import command, lively_checkpoint
+
+
+def pytorch_map(checkpoint, frames, raw=False):
+    face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=raw)
+    with torch.inference_mode():
+        return face(torch.from_numpy(frames)).numpy()
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return np.ascontiguousarray(draw_strip("inclusion", 3, (64, 64))[0])[None]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_face_is_the_contract(exports, precision):
+    path = exports / f"tsernet-xs-{precision}.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (frame,), (saliency,) = session.get_inputs(), session.get_outputs()
+    assert (frame.name, frame.type, frame.shape) == ("frame", "tensor(uint8)", [1, 64, 64, 3])
+    assert (saliency.name, saliency.type, saliency.shape) == ("saliency", "tensor(uint8)", [1, 64, 64])
+
+
+def test_file_is_whole_and_old_parsers_read_it(exports):
+    model = onnx.load(exports / "tsernet-xs-fp16.onnx", load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert model.ir_version <= 10
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
+    assert all(not tensor.external_data for tensor in model.graph.initializer)
+    # TensorRT takes uint8 only into a Cast, and gives it only out of one.
+    first = [node.op_type for node in model.graph.node if "frame" in node.input]
+    last = [node.op_type for node in model.graph.node if "saliency" in node.output]
+    assert (first, last) == (["Cast"], ["Cast"])
+
+
+def test_file_tells_nothing_of_the_machine_that_made_it(exports):
+    content = (exports / "tsernet-xs-fp32.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b".py" not in content
+
+
+def test_fp32_answers_as_pytorch(exports, checkpoint_file, frame):
+    wanted = pytorch_map(load_checkpoint(checkpoint_file), frame)[0]
+    with open_engine(exports / "tsernet-xs-fp32.onnx") as engine:
+        answer = engine(frame[0])
+    assert wanted.std() > 1  # a flat map would prove nothing
+    assert np.abs(answer.astype(int) - wanted).max() <= 1
+
+
+def test_fp16_is_half_the_size_and_keeps_float32_where_it_matters(exports):
+    sizes = [(exports / f"tsernet-xs-{p}.onnx").stat().st_size for p in ("fp32", "fp16")]
+    assert sizes[1] < 0.6 * sizes[0]
+    manifest = read_manifest(exports / "tsernet-xs-fp16.onnx")
+    assert manifest is not None
+    model = onnx.load(exports / "tsernet-xs-fp16.onnx")
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    kept = [kinds[name] for name in manifest.high_precision_layers]
+    assert sorted(kept) == ["Add", "Clip", "Mul", "Mul", "Round", "Sigmoid"]
+
+
+def test_manifest_says_what_the_file_is(exports, checkpoint_file):
+    path = exports / "tsernet-xs-fp16.onnx"
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert (manifest.model, manifest.family, manifest.precision, manifest.target) == (
+        "tsernet-xs",
+        "tsernet",
+        "fp16",
+        "onnx",
+    )
+    assert manifest.sha256 == manifest.onnx_sha256 == sha256_of(path)
+    assert manifest.checkpoint_sha256 == sha256_of(checkpoint_file)
+    assert manifest.bytes == path.stat().st_size
+    assert (manifest.batch, manifest.frame_hw, manifest.network_hw) == (1, (64, 64), (64, 64))
+    assert manifest.random_weights is False
+    assert manifest.preprocessing["mean"] == [0.485, 0.456, 0.406]
+    assert 0 < manifest.parity["max"] < 0.1
+
+
+def test_golden_record_holds_for_the_engine(exports):
+    from sdi.runtime.golden import golden_frame, golden_record
+
+    for precision in ("fp32", "fp16"):
+        with open_engine(exports / f"tsernet-xs-{precision}.onnx") as engine:
+            assert engine.manifest is not None
+            golden = engine.manifest.golden
+            answer = golden_record((64, 64), engine(golden_frame(64, 64)), golden["tolerance"])
+        off = np.abs(np.array(answer["tile_means"]) - np.array(golden["tile_means"])).max()
+        assert off <= golden["tolerance"]
+
+
+def test_dynamic_takes_any_size_and_batch(checkpoint_file, tmp_path):
+    checkpoint = load_checkpoint(checkpoint_file)
+    done = export_onnx(checkpoint, ExportRequest(dynamic=True), tmp_path, checkpoint_sha256="0" * 64)
+    assert done.path.name == "tsernet-xs-fp32-dynamic.onnx"
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    for shape in ((1, 50, 70, 3), (2, 64, 64, 3), (3, 120, 90, 3)):
+        frames = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        (answer,) = session.run(None, {"frame": frames})
+        assert answer.shape == shape[:3]
+        assert np.abs(answer.astype(int) - pytorch_map(checkpoint, frames)).max() <= 1
+
+
+def test_camera_size_and_batch_are_resized_inside(checkpoint_file, tmp_path):
+    checkpoint = load_checkpoint(checkpoint_file)
+    request = ExportRequest(frame_hw=(90, 130), batch=2)
+    done = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    assert done.path.name == "tsernet-xs-fp32-90x130-batch2.onnx"
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 130, 3), dtype=np.uint8)
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"frame": frames})
+    assert np.abs(answer.astype(int) - pytorch_map(checkpoint, frames)).max() <= 1
+
+
+def test_raw_gives_probabilities_and_is_no_engine(checkpoint_file, tmp_path, frame):
+    checkpoint = load_checkpoint(checkpoint_file)
+    done = export_onnx(checkpoint, ExportRequest(raw=True), tmp_path, checkpoint_sha256="0" * 64)
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"frame": frame})
+    assert answer.dtype == np.float32
+    np.testing.assert_allclose(answer, pytorch_map(checkpoint, frame, raw=True), atol=1e-5)
+    with pytest.raises(InputError, match="without --raw"):
+        open_engine(done.path)
+
+
+def test_a_wrong_graph_is_never_kept(tmp_path, monkeypatch):
+    def planted(network):
+        deployed = real(network)
+        deployed.subnet.residual.bias.data += 1.0
+        return deployed
+
+    real = exporter.deploy_form
+    monkeypatch.setattr(exporter, "deploy_form", planted)
+    with pytest.raises(GateError, match="does not answer as PyTorch does: max difference"):
+        export_onnx(lively_checkpoint("tsernet-xs", 64), ExportRequest(), tmp_path, checkpoint_sha256="0" * 64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_foreign_file_is_not_overwritten_but_ours_is(checkpoint_file, tmp_path):
+    target = tmp_path / "tsernet-xs-fp32.onnx"
+    target.write_text("somebody's")
+    refused = command("sdi-export", "--checkpoint", checkpoint_file, "-o", tmp_path)
+    assert refused.returncode == 2
+    assert "exists and has no manifest of sdi" in refused.stderr
+    assert target.read_text() == "somebody's"
+    for flags in (["--overwrite"], []):
+        done = command("sdi-export", "--checkpoint", checkpoint_file, "-o", tmp_path, *flags)
+        assert done.returncode == 0, done.stderr
+    with open_engine(target) as engine:
+        assert engine.frame_hw == (64, 64)
+
+
+def test_random_weights_are_marked_and_warned_about(tmp_path):
+    done = command("sdi-export", "--model", "tsernet-xs", "--random-weights", "--json", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)
+    assert row["random_weights"] is True
+    assert row["checkpoint_sha256"] is None
+    ran = command("sdi-run", "--engine", row["path"], "--source", "demo", "--json")
+    assert ran.returncode == 0, ran.stderr
+    assert "random weights" in ran.stderr
+
+
+@pytest.mark.slow
+def test_full_tsernet_in_half_fits(tmp_path):
+    done = command("sdi-export", "--model", "tsernet", "--fp16", "--random-weights", "-o", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "peak memory" in done.stderr
+    assert 370e6 < (tmp_path / "tsernet-fp16.onnx").stat().st_size < 400e6

@@ -1,0 +1,35 @@
+"""The golden pair."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from sdi.runtime.golden import golden_frame, golden_record
+
+
+def test_the_frame_is_the_same_everywhere() -> None:
+    """Manifests in the field were made with these bytes: they may never change."""
+    frame = golden_frame(37, 53)
+    assert frame.shape == (37, 53, 3)
+    assert frame.dtype == np.uint8
+    expected = [[[(x * a + y * b + x * y // c) % 256 for a, b, c in ((1, 2, 7), (3, 1, 11), (2, 5, 13))]
+                 for x in range(53)] for y in range(37)]  # fmt: skip
+    assert frame.tolist() == expected
+    digest = hashlib.sha256(golden_frame(368, 368).tobytes()).hexdigest()
+    assert digest == "56ae02d38d9731f5b15fae9ea517a4143db8e5bcec6417f24ce69875d44c454b"
+
+
+def test_the_record_holds_the_means_of_tiles() -> None:
+    saliency = np.repeat(np.repeat(np.arange(64, dtype=np.uint8).reshape(8, 8), 4, 0), 6, 1)
+    record = golden_record((32, 48), saliency, 1.5)
+    assert record["frame_hw"] == [32, 48]
+    assert record["tolerance"] == 1.5
+    assert record["tile_means"] == np.arange(64.0).reshape(8, 8).tolist()
+
+
+def test_a_size_that_eight_does_not_divide() -> None:
+    means = np.array(golden_record((13, 21), np.full((13, 21), 9, np.uint8), 1.0)["tile_means"])
+    assert means.shape == (8, 8)
+    assert (means == 9).all()

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdi.train.checkpoint import load_checkpoint
+from sdi.train.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+NAMES = [f"{defect}_{i}" for i in range(4) for defect in ("In", "Pa")]
+TINY = ("--model", "minet", "--size", 32, "--batch", 2, "--device", "cpu", "--threads", 1)
+
+
+@pytest.fixture
+def steel(steel_tree: Callable[..., Path]) -> Path:
+    """Eight pictures to train on, two to test."""
+    return steel_tree(NAMES, ["Sc_1", "Sc_2"])
+
+
+def assert_one_line(outcome: tuple[int, str, str], *wanted: str) -> None:
+    """The manners of an error: exit code 2, nothing on stdout, one line on stderr and no traceback."""
+    code, out, err = outcome
+    assert code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    for text in wanted:
+        assert text in err
+
+
+def test_trains_and_says_where_the_result_is(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code, out, err = run_command(main, *TINY, "--data", steel, "--epochs", 2, "-o", run)
+    assert (code, out) == (0, f"{run / 'best.pt'}\n")
+    assert "7 pictures, 1 to validate (--val 0.1), test split untouched; 2 epochs of 3 steps, batch 2" in err
+    assert f"sdi-export --model minet --checkpoint {run / 'best.pt'}" in err
+    assert {p.name for p in run.iterdir()} == {"best.pt", "last.pt", "log.csv"}
+    checkpoint = load_checkpoint(run / "best.pt", "minet")
+    assert checkpoint.input_hw == (32, 32)
+    assert 0 < checkpoint.metrics["S"] < 1
+    assert checkpoint.training["recipe"]["learning_rate"] == 4e-3
+
+
+def test_goes_on_where_it_stopped_and_reports_as_json(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    started = run_command(
+        main, *TINY, "--data", steel, "--val", "none", "--epochs", 2, "-o", run, "--limit-steps", 3, "--json"
+    )
+    assert started[0] == 0
+    assert json.loads(started[1]) == {"run": str(run), "finished": False, "step": 3, "best_S": None}
+    assert f"stopped at step 3 of 8; go on with: sdi-train --resume {run}" in started[2]
+    for resume in (run, run / "last.pt"):  # the folder, and then the file of a finished run
+        code, out, err = run_command(main, "--resume", resume, "--data", steel, "--device", "cpu", "--json")
+        assert code == 0
+        assert json.loads(out)["finished"]
+        assert json.loads(out)["step"] == 8
+        assert "resumed at step" in err
+
+
+def test_takes_two_folders_and_the_environments_data(
+    run_command: Run, monkeypatch: pytest.MonkeyPatch, steel: Path, tmp_path: Path
+) -> None:
+    folders = ("--images", steel / "Source Images", "--masks", steel / "Ground truth")
+    common = (*TINY, "--epochs", 1, "--val", "none", "--limit-steps", 1)
+    code, _, err = run_command(main, *common, *folders, "-o", tmp_path / "a")
+    assert code == 0
+    assert "10 pictures, 0 to validate" in err
+    monkeypatch.setenv("SDI_DATA", str(steel))
+    code, _, err = run_command(main, *common, "-o", tmp_path / "b")
+    assert code == 0
+    assert "8 pictures, 0 to validate" in err
+
+
+def test_val_test_scores_the_test_split(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    arguments = (*TINY, "--data", steel, "--val", "test", "--epochs", 1, "-o", tmp_path / "run")
+    code, _, err = run_command(main, *arguments)
+    assert code == 0
+    assert "8 pictures, 2 to validate (--val test)" in err
+    assert "untouched" not in err
+    assert load_checkpoint(tmp_path / "run" / "best.pt").metrics["S"] > 0
+
+
+def test_ctrl_c_saves_leaves_with_130_and_can_be_resumed(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [
+        *(str(Path(sys.executable).with_name("sdi-train")), *map(str, TINY), "--data", str(steel)),
+        *("--val", "none", "--epochs", "100000", "-o", str(run)),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "SDI_DATA"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    )
+    guard = threading.Timer(120, process.kill)
+    guard.start()
+    try:
+        assert process.stderr is not None
+        log = ""
+        for line in process.stderr:
+            log += line
+            if line.startswith("epoch 1:"):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    finally:
+        process.kill()
+        guard.cancel()
+    assert process.returncode == 130, log + err
+    assert "Traceback" not in log + err
+    assert out == f"{run / 'best.pt'}\n"
+    step = load_checkpoint(run / "last.pt").training["state"]["step"]
+    assert step >= 4
+    assert f"stopped at step {step} of 400000; go on with: sdi-train --resume {run}" in err
+    again = (
+        "--resume",
+        run,
+        "--data",
+        steel,
+        "--device",
+        "cpu",
+        "--limit-steps",
+        2,
+        "--json",
+    )
+    code, out, _ = run_command(main, *again)
+    assert (code, json.loads(out)["step"]) == (0, step + 2)
+
+
+def test_no_model_lists_them(run_command: Run, steel: Path) -> None:
+    outcome = run_command(main, "--data", steel)
+    assert_one_line(outcome, "choose a network with --model: minet, tsernet, tsernet-s, tsernet-xs")
+
+
+def test_an_unknown_model_lists_the_known_ones(run_command: Run, steel: Path) -> None:
+    assert_one_line(run_command(main, "--model", "u2net", "--data", steel), "unknown model 'u2net'; known: minet")
+
+
+def test_no_data_says_how_to_give_some(run_command: Run) -> None:
+    assert_one_line(run_command(main, "--model", "minet"), "no data given; use --data DIR (or set SDI_DATA)")
+
+
+def test_a_missing_data_folder_is_named(run_command: Run, tmp_path: Path) -> None:
+    assert_one_line(run_command(main, *TINY, "--data", tmp_path / "none"), str(tmp_path / "none"), "layout")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("--val", "2", "--val takes a share between 0 and 1, 'test' or 'none'; got '2'"),
+        ("--val", "all", "got 'all'"),
+        ("--size", "40", "must be a multiple of 32, got 40x40"),
+        ("--epochs", "0", "epochs must be greater than 0"),
+        ("--lr", "-1", "learning_rate must be greater than 0"),
+        ("--device", "abacus", "--device abacus cannot be used here"),
+    ],
+)
+def test_a_wrong_value_is_explained(
+    run_command: Run, steel: Path, tmp_path: Path, option: str, value: str, wanted: str
+) -> None:
+    outcome = run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run", option, value)
+    assert_one_line(outcome, wanted)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_explained(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    outcome = run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run", "--device", "cuda")
+    assert_one_line(outcome, "--device cuda cannot be used here")
+
+
+def test_val_test_needs_a_test_split(run_command: Run, steel: Path) -> None:
+    (steel / "test.txt").unlink()
+    assert_one_line(
+        run_command(main, *TINY, "--data", steel, "--val", "test"), "--val test needs --data with a test.txt"
+    )
+
+
+def test_pictures_in_both_splits_are_refused(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    (steel / "test.txt").write_text("Sc_1\nIn_1\n")
+    outcome = run_command(main, *TINY, "--data", steel, "--val", "none", "-o", tmp_path / "run")
+    assert_one_line(outcome, "1 pictures are both trained and evaluated on: In_1")
+
+
+def test_a_run_is_not_overwritten(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.pt").write_text("precious")
+    outcome = run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run")
+    assert_one_line(outcome, f"{tmp_path / 'run'} holds a run already; go on with --resume {tmp_path / 'run'}")
+    assert (tmp_path / "run" / "last.pt").read_text() == "precious"
+
+
+def test_an_output_that_is_a_file_is_refused(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("a file")
+    assert_one_line(run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run"), "cannot write to folder")
+
+
+def test_resume_takes_no_recipe(run_command: Run, tmp_path: Path) -> None:
+    outcome = run_command(main, "--resume", tmp_path, "--lr", 0.1, "--epochs", 3, "-o", tmp_path / "b")
+    assert_one_line(outcome, "leave out --epochs, --lr, --output")
+
+
+def test_resume_without_a_run_is_refused(run_command: Run, tmp_path: Path) -> None:
+    assert_one_line(run_command(main, "--resume", tmp_path), f"checkpoint {tmp_path / 'last.pt'} does not exist")
+
+
+def test_resume_from_what_cannot_be_resumed_is_refused(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_command(main, *TINY, "--data", steel, "--val", "none", "-o", run, "--limit-steps", 1)
+    given = ("--data", steel, "--device", "cpu")
+    assert_one_line(run_command(main, "--resume", run / "best.pt", *given), "resume from last.pt")
+    value = torch.load(run / "best.pt", weights_only=True)
+    torch.save({**value, "training": {"imported_from": "x.pth"}}, run / "best.pt")
+    assert_one_line(run_command(main, "--resume", run / "best.pt", *given), "was not trained by sdi-train")
+
+
+def test_help_shows_an_example(run_command: Run) -> None:
+    code, out, _ = run_command(main, "--help")
+    assert code == 0
+    assert "sdi-train --model minet --data SD-saliency-900" in out
