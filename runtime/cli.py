@@ -161,8 +161,8 @@ def _introduce(engine: Engine) -> None:
     size = "any size" if engine.frame_hw is None else f"{engine.frame_hw[0]}x{engine.frame_hw[1]}"
     if manifest is None:
         log.print(
-            f"[yellow]warning:[/] no manifest beside {escape(str(engine.path))}: it cannot be checked; copy its .json too, "
-            "or export it again with sdi-export"
+            f"[yellow]warning:[/] no manifest beside {escape(str(engine.path))}: it cannot be checked; "
+            "copy its .json too, or export it again with sdi-export"
         )
         log.print(f"{escape(engine.path.name)}, {size}, on {engine.device}")
         return

@@ -1,5 +1,7 @@
 """Engines: one face whatever runs beneath it.
 
+How one is used:
+
     with open_engine("minet.onnx") as engine:
         saliency = engine(frame)          # (H, W, 3) uint8 BGR -> (H, W) uint8
 """

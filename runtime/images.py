@@ -138,4 +138,3 @@ def _is_whole(data: bytes) -> bool:
     if data.startswith(b"BM") and len(data) >= 6:
         return len(data) >= int.from_bytes(data[2:6], "little")
     return True
-

@@ -16,9 +16,7 @@ __all__ = ["DEFECTS", "draw_strip"]
 DEFECTS = ("inclusion", "patch", "scratch")
 
 
-def draw_strip(
-    kind: str, seed: int = 0, size_hw: tuple[int, int] = (200, 200)
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_strip(kind: str, seed: int = 0, size_hw: tuple[int, int] = (200, 200)) -> tuple[np.ndarray, np.ndarray]:
     """One picture of strip with one kind of defect.
 
     Args:

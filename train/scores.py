@@ -31,7 +31,8 @@ class Scores:
 
     def __post_init__(self) -> None:
         self._s = py_sod_metrics.Smeasure()
-        self._f = py_sod_metrics.Fmeasure()
+        f_handler = py_sod_metrics.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=0.3)
+        self._f = py_sod_metrics.FmeasureV2({"fm": f_handler})
         self._e = py_sod_metrics.Emeasure()
         self._mae = py_sod_metrics.MAE()
 
@@ -42,10 +43,10 @@ class Scores:
 
     def compute(self) -> dict[str, float]:
         """S-measure, max / mean / adaptive F and E (beta^2 = .3), MAE; see `SCORE_NAMES`."""
-        f, e = self._f.get_results()["fm"], self._e.get_results()["em"]
+        f, e = self._f.get_results()["fm"], self._e.get_results()["em"]  # max and mean over 256 thresholds
         values = (
             self._s.get_results()["sm"],
-            *(f["curve"].max(), f["curve"].mean(), f["adp"]),
+            *(f["dynamic"].max(), f["dynamic"].mean(), f["adaptive"]),
             *(e["curve"].max(), e["curve"].mean(), e["adp"]),
             self._mae.get_results()["mae"],
         )

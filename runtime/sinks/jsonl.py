@@ -36,7 +36,7 @@ class JsonlSink(Sink):
             return
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(path).open("a", encoding="utf-8")
+            self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; choose another file for --jsonl") from error
 
@@ -78,7 +78,9 @@ class JsonlSink(Sink):
         except BrokenPipeError:  # the reader has gone, which is no fault
             raise
         except OSError as error:
-            raise InputError(f"cannot write {self._path}: {error.strerror}; make room or choose another file") from error
+            raise InputError(
+                f"cannot write {self._path}: {error.strerror}; make room or choose another file"
+            ) from error
 
 
 def _utc(seconds: float) -> str:

@@ -39,7 +39,12 @@ class CameraSource(Source):
             except cv2.error as error:  # an index beyond a C int
                 raise DeviceError(_what_to_try(target)) from error
         else:
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
+            limits = [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+                _OPEN_TIMEOUT_MS,
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+                _READ_TIMEOUT_MS,
+            ]
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
         if not self._capture.isOpened():
             raise DeviceError(_what_to_try(target))

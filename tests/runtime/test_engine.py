@@ -91,9 +91,9 @@ def test_frames_that_are_not_contiguous_give_the_same_answer(
     ids=lambda frame: f"{frame.dtype}-{frame.shape}",
 )
 def test_other_frames_are_refused(frame: np.ndarray, make_engine: MakeEngine) -> None:
-    with open_engine(make_engine()) as engine:
-        with pytest.raises(InputError, match=r"frame must be \(H, W, 3\) uint8 BGR, got \(.*\) \w+"):
-            engine(frame)
+    expected = r"frame must be \(H, W, 3\) uint8 BGR, got \(.*\) \w+"
+    with open_engine(make_engine()) as engine, pytest.raises(InputError, match=expected):
+        engine(frame)
 
 
 def _pytorch(path: Path) -> None:
@@ -176,7 +176,7 @@ def test_a_newer_manifest(make_engine: MakeEngine) -> None:
 @pytest.mark.parametrize("manifest", [True, False])
 def test_another_face_is_refused(kind: str, manifest: bool, make_engine: MakeEngine) -> None:
     path = make_engine(kind, manifest=manifest)
-    with pytest.raises(InputError, match="has not the face of an sdi engine: expected input frame uint8 .*sdi-export"):
+    with pytest.raises(InputError, match=r"has not the face of an sdi engine: expected input frame uint8 .*sdi-export"):
         open_engine(path)
 
 
@@ -204,7 +204,7 @@ def test_cuda_where_there_is_none(make_engine: MakeEngine) -> None:
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(DeviceError, match="has no CUDA .*--device cpu$"):
+    with pytest.raises(DeviceError, match=r"has no CUDA .*--device cpu$"):
         open_engine(make_engine(), device="cuda")
 
 

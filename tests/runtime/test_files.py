@@ -78,7 +78,7 @@ def test_ensure_folder(tmp_path: Path) -> None:
     assert ensure_folder(tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "deeper", tmp_path / ("x" * 300)):
-        with pytest.raises(InputError, match="cannot write to folder .*choose another folder"):
+        with pytest.raises(InputError, match=r"cannot write to folder .*choose another folder"):
             ensure_folder(place)
 
 

@@ -320,9 +320,7 @@ def test_latencies_do_not_grow_without_end() -> None:
     assert len(summary.engine_ms) == 20_000
 
 
-def test_a_real_stream_keeps_the_newest_and_its_end_is_a_loss(
-    mjpeg: Any, make_engine: Callable[..., Path]
-) -> None:
+def test_a_real_stream_keeps_the_newest_and_its_end_is_a_loss(mjpeg: Any, make_engine: Callable[..., Path]) -> None:
     ended = threading.Event()
 
     class Watched(CameraSource):

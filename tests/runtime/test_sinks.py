@@ -52,7 +52,7 @@ def test_folders_that_are_not_ours(sink: Callable[..., MasksSink], tmp_path: Pat
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "truth.png").write_bytes(b"mine")
-    with pytest.raises(InputError, match="holds files that sdi-run did not write; .*--overwrite"):
+    with pytest.raises(InputError, match=r"holds files that sdi-run did not write; .*--overwrite"):
         sink(foreign)
     assert os.listdir(foreign) == ["truth.png"]
     sink(foreign, overwrite=True).write(_result())
@@ -68,7 +68,7 @@ def test_folders_that_cannot_be_written(place: str, tmp_path: Path) -> None:
         lambda: OverlayVideoSink(tmp_path / place / "v.avi", 0.5, 25),
         lambda: JsonlSink(str(tmp_path / place / "r.jsonl")),
     ):
-        with pytest.raises(InputError, match="cannot (write|use)"):
+        with pytest.raises(InputError, match=r"cannot (write|use)"):
             make()
     assert os.listdir(tmp_path) == ["file"]
 
@@ -133,7 +133,7 @@ def test_overlay_video_replaces_only_when_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["folder.avi", "x" * 300 + ".avi"])
 def test_overlay_video_names_that_cannot_be(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder.avi").mkdir()
-    with pytest.raises(InputError, match="is a folder|cannot write"):
+    with pytest.raises(InputError, match=r"is a folder|cannot write"):
         OverlayVideoSink(tmp_path / name, 0.5, 25, overwrite=True)
     assert os.listdir(tmp_path) == ["folder.avi"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def test_demo() -> None:
     assert len({frame.name for frame in frames}) == 12
     assert [frame.index for frame in frames] == list(range(12))
     assert np.array_equal(frames[0].image, draw_strip("inclusion", 1)[0])
-    assert all(earlier.captured <= later.captured for earlier, later in zip(frames, frames[1:], strict=False))
+    assert all(earlier.captured <= later.captured for earlier, later in pairwise(frames))
 
 
 def test_folder_glob_and_one_picture(make_pictures: Callable[..., Path], picture: Callable[..., np.ndarray]) -> None:
