@@ -48,10 +48,10 @@ def calibrate_command(
         print_json({"path": str(path), "fingerprint": chosen.fingerprint, "classes": dict(sorted(counts.items()))})
         return
     for twin in chosen.left_out:
-        log.print(f"left out: {twin}", markup=False)
+        log.print(f"left out: {twin}")
     shown = ", ".join(f"{n} {name or 'unnamed'}" for name, n in sorted(counts.items()))
-    log.print(f"{size} pictures ({shown}), fingerprint {chosen.fingerprint[:16]}", markup=False)
-    out.print(path, markup=False)
+    log.print(f"{size} pictures ({shown}), fingerprint {chosen.fingerprint[:16]}")
+    out.print(path)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def export_command(
                     checkpoint_sha256=digest,
                     overwrite=overwrite,
                     images=pictures,
-                    say=lambda text: log.print(text),
+                    say=log.print,
                 )
             )
     _report(done, json)
@@ -117,7 +117,7 @@ def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> t
     if random_weights:
         if model is None or path is not None:
             raise InputError("--random-weights needs --model and no --checkpoint")
-        log.print(f"[yellow]warning:[/] {model} with random weights: for timing alone")
+        warn(f"{model} with random weights: for timing alone")
         return random_checkpoint(model), None
     model, chosen, why = choose_checkpoint(model, path)
     log.print(f"{model} from {chosen} ({why})")

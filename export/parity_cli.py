@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.errors import GateError, InputError
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _pictures(images: Path | None, limit: int | None) -> list[tuple[str, np.ndar
     from sdi.runtime.strip import DEFECTS, draw_strip
 
     if images is None:
-        log.print("[yellow]note:[/] no --images: comparing on synthetic strip")
+        warn("no --images: comparing on synthetic strip, a weaker proof", "note:")
         return [(f"{kind}_{seed}", draw_strip(kind, seed)[0]) for seed in (1, 2) for kind in (*DEFECTS, "clean")]
     paths = list_images(images)
     if limit is not None and limit < len(paths):
@@ -105,6 +105,7 @@ def _pictures(images: Path | None, limit: int | None) -> list[tuple[str, np.ndar
 
 def _show(parity: Parity, tolerance: Tolerance, precision: str) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=f"{precision} against PyTorch, {len(parity.pictures)} pictures", title_justify="left")
     for heading in ("figure", "measured", "bound", ""):
@@ -115,7 +116,7 @@ def _show(parity: Parity, tolerance: Tolerance, precision: str) -> None:
         label = "mask IoU" if name == "iou" else f"{'p99.9' if name == 'p999' else name} difference"
         shown = f"{measured:.5f}" if name == "iou" else f"{measured:.2e}"
         sign = "at least" if name == "iou" else "at most"
-        table.add_row(label, shown, f"{sign} {bound:g}", "[green]pass[/]" if good else "[red]FAIL[/]")
+        table.add_row(label, shown, f"{sign} {bound:g}", Text("pass", "green") if good else Text("FAIL", "bold red"))
     out.print(table)
     log.print(f"bounds: {tolerance.reason}")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import escape, log, out, print_json, run_app, single_command
-from sdi.runtime.errors import InputError
+from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.errors import InputError, SdiError
 
 if TYPE_CHECKING:
     from sdi.runtime.engine import Engine
@@ -96,6 +96,7 @@ def run_command(
     from sdi.runtime.loop import Loop
     from sdi.runtime.sources import open_source
 
+    places = [str(place) for place in (masks, overlay, jsonl) if place not in (None, "-")]
     with ExitStack() as stack:
         opened = stack.enter_context(open_source(source if source is not None else f"camera:{camera}"))
         _check_outputs(opened.inputs, masks, overlay, jsonl)
@@ -105,8 +106,14 @@ def run_command(
             stack.enter_context(sink) for sink in _sinks(opened, masks, overlay, jsonl, show, overwrite, threshold)
         ]
         loop = Loop(opened, loaded, sinks, threshold=threshold, min_area=min_area)
-        summary, interrupted = _run(loop)
-    _conclude(summary, [str(place) for place in (masks, overlay, jsonl) if place not in (None, "-")], json)
+        try:
+            interrupted = _run(loop)
+        except SdiError:
+            if loop.summary.frames:  # a camera lost after weeks of work leaves its figures too
+                _conclude(loop.summary, places, json)
+            raise
+    summary = loop.summary
+    _conclude(summary, places, json)
     if summary.skipped:
         raise typer.Exit(2)
     if interrupted and not opened.live:
@@ -160,19 +167,19 @@ def _introduce(engine: Engine) -> None:
     manifest = engine.manifest
     size = "any size" if engine.frame_hw is None else f"{engine.frame_hw[0]}x{engine.frame_hw[1]}"
     if manifest is None:
-        log.print(
-            f"[yellow]warning:[/] no manifest beside {escape(str(engine.path))}: it cannot be checked; "
-            "copy its .json too, or export it again with sdi-export"
+        warn(
+            f"no manifest beside {engine.path}: it cannot be checked; copy its .json too, or export it again with "
+            "sdi-export"
         )
-        log.print(f"{escape(engine.path.name)}, {size}, on {engine.device}")
+        log.print(f"{engine.path.name}, {size}, on {engine.device}")
         return
-    log.print(f"{escape(f'{manifest.model} {manifest.precision}')}, {size}, on {engine.device}")
+    log.print(f"{manifest.model} {manifest.precision}, {size}, on {engine.device}")
     if manifest.random_weights:
-        log.print("[yellow]warning:[/] this engine has random weights: it is for timing, its maps mean nothing")
+        warn("this engine has random weights: it is for timing, its maps mean nothing")
 
 
-def _run(loop: Loop) -> tuple[Summary, bool]:
-    """Run under a progress display. Returns the summary and whether a signal ended the run."""
+def _run(loop: Loop) -> bool:
+    """Run under a progress display. Returns whether a signal ended the run."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sdi.runtime.frame import Skipped
@@ -203,17 +210,17 @@ def _run(loop: Loop) -> tuple[Summary, bool]:
             def report(item: Result | Skipped) -> None:
                 summary = loop.summary
                 if isinstance(item, Skipped):
-                    log.print(f"[yellow]skipped:[/] {escape(item.reason)}")
+                    warn(item.reason, "skipped:")
                 rate = summary.frames / summary.seconds if summary.seconds else 0.0
                 progress.update(task, advance=1, rate=rate, defects=summary.with_defects, drops=summary.drops)
                 if any(window.closed for window in windows):
                     loop.stop()
 
-            summary = loop.run(report)
+            loop.run(report)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    return summary, bool(signals)
+    return bool(signals)
 
 
 def _conclude(summary: Summary, places: list[str], json: bool) -> None:
@@ -231,7 +238,7 @@ def _conclude(summary: Summary, places: list[str], json: bool) -> None:
             shown = "  ".join(f"{name} {value:.1f}" for name, value in values.items())
             log.print(f"{what} ms: {shown}")
     for place in places:
-        out.print(escape(place))
+        out.print(place)
 
 
 def main() -> None:

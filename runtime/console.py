@@ -11,15 +11,20 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from sdi.runtime.errors import SdiError
 
-__all__ = ["escape", "log", "out", "print_json", "run_app", "single_command"]
+__all__ = ["log", "out", "print_json", "run_app", "single_command", "warn"]
 
-# What users name their files is no markup and no emoji code: `escape` it where it is printed.
-out = Console(highlight=False, soft_wrap=True, emoji=False)
-log = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+# Without markup and emoji codes: what users name their files is printed as it is.
+out = Console(highlight=False, soft_wrap=True, emoji=False, markup=False)
+log = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+
+def warn(text: str, label: str = "warning:", style: str = "yellow") -> None:
+    """One line on stderr behind a coloured label."""
+    log.print(Text.assemble((label, style), f" {text}"))
 
 
 def single_command(function: Any) -> typer.Typer:
@@ -51,7 +56,7 @@ def run_app(app: typer.Typer) -> None:
     try:
         app()
     except SdiError as error:
-        log.print(f"[bold red]error:[/] {escape(str(error))}")
+        warn(str(error), "error:", "bold red")
         raise SystemExit(error.exit_code) from None
 
 

@@ -27,7 +27,7 @@ class Frame:
 class Skipped:
     """Something in a source that gave no picture; the run goes on and counts it."""
 
-    name: str
+    name: str  # what its frame would have been named
     source: str
     reason: str
     wall_time: float

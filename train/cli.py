@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import ensure_folder
 
@@ -203,7 +203,7 @@ def _build(
     if before is None and backbone and pretrained:
         load_pretrained(network, backbone)
     elif before is None and backbone:
-        log.print(f"[yellow]warning:[/] {model} starts from random weights (--no-pretrained)")
+        warn(f"{model} starts from random weights (--no-pretrained)")
     ensure_folder(run)
     trainer = Trainer(model, network, recipe, samples, validation, run, accelerator=device)
     if before is not None:

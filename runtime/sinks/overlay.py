@@ -13,10 +13,10 @@ import numpy as np
 
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import ensure_folder
-from sdi.runtime.frame import Result
+from sdi.runtime.frame import Result, Skipped
 from sdi.runtime.images import write_image
 from sdi.runtime.sinks import Sink
-from sdi.runtime.sinks.folder import claim_folder
+from sdi.runtime.sinks.folder import claim_folder, remove_stale
 
 __all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay", "is_video_path"]
 
@@ -48,11 +48,14 @@ class OverlayFolderSink(Sink):
     """`FOLDER/NAME.png` for every frame."""
 
     def __init__(self, folder: Path, threshold: float, *, overwrite: bool = False) -> None:
-        self._folder = claim_folder(folder, overwrite)
+        self._folder = claim_folder(folder, "overlay", overwrite)
         self._threshold = threshold
 
     def write(self, result: Result) -> None:
         write_image(self._folder / f"{result.frame.name}.png", draw_overlay(result, self._threshold))
+
+    def note(self, skipped: Skipped) -> None:
+        remove_stale(self._folder, skipped.name)
 
 
 class OverlayVideoSink(Sink):

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sdi.runtime.errors import InputError
 from sdi.runtime.frame import Frame, Skipped
@@ -80,9 +82,9 @@ def open_source(spec: str) -> Source:
         if not number.isdecimal():
             raise InputError(f"'{spec}': a camera is given by its index, e.g. camera:0")
         return CameraSource(int(number))
-    if "://" in spec:
+    if "://" in spec and not spec.startswith("file://"):
         return CameraSource(spec)
-    path = Path(spec)
+    path = Path(url2pathname(urlsplit(spec).path)) if spec.startswith("file://") else Path(spec)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:

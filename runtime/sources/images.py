@@ -39,7 +39,7 @@ class ImageSource(Source):
             try:
                 image = read_image(path)
             except InputError as error:
-                yield Skipped(path.name, self.name, str(error), time.time())
+                yield Skipped(path.stem, self.name, str(error), time.time())
                 continue
             yield Frame(index, path.stem, self.name, image, time.monotonic(), time.time())
             index += 1

@@ -45,7 +45,7 @@ class VideoSource(Source):
             index += 1
         if index < (self.length or 1):
             reason = f"{self.name} ended after {index} of {self.length or 'some'} frames; it is truncated or damaged"
-            yield Skipped(self._stem, self.name, reason, time.time())
+            yield Skipped(f"{self._stem}_{index:06d}", self.name, reason, time.time())
 
     def close(self) -> None:
         self._capture.release()

@@ -278,7 +278,7 @@ def test_random_weights_are_a_warning(sdi_run: Run, make_engine: Make, make_pict
         (("--source", "demo", "--jsonl", "file/r.jsonl"), "cannot write file/r.jsonl"),
         (("--source", "demo", "--jsonl", "/dev/full"), "cannot write /dev/full"),
         (("--source", "demo", "--masks", "x" * 300), "cannot use folder"),
-        (("--source", "demo", "--masks", "foreign"), "holds files that sdi-run did not write"),
+        (("--source", "demo", "--masks", "foreign"), "holds files that sdi-run --masks did not write"),
         (("--source", "demo", "--device", "tpu"), "error: unknown device 'tpu'"),
     ],
 )

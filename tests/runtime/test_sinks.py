@@ -52,7 +52,7 @@ def test_folders_that_are_not_ours(sink: Callable[..., MasksSink], tmp_path: Pat
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "truth.png").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"holds files that sdi-run did not write; .*--overwrite"):
+    with pytest.raises(InputError, match=r"holds files that sdi-run --(masks|overlay) did not write; .*--overwrite"):
         sink(foreign)
     assert os.listdir(foreign) == ["truth.png"]
     sink(foreign, overwrite=True).write(_result())
@@ -194,3 +194,20 @@ def test_a_window_needs_a_display() -> None:
         pytest.skip("this OpenCV has windows")
     with pytest.raises(InputError, match=r"--show needs a display .*--overlay"):
         WindowSink(0.5)
+
+
+@pytest.mark.parametrize("sink", [MasksSink, lambda folder: OverlayFolderSink(folder, 0.5)])
+def test_a_map_of_an_earlier_run_does_not_outlive_its_picture(sink: Callable[..., MasksSink], tmp_path: Path) -> None:
+    """A picture that can no longer be read has no map, rather than a stale one."""
+    result = _result()
+    sink(tmp_path / "out").write(result)
+    written = tmp_path / "out" / f"{result.frame.name}.png"
+    assert written.is_file()
+    sink(tmp_path / "out").note(Skipped(result.frame.name, "list", "truncated", 0.0))
+    assert not written.exists()
+
+
+def test_masks_and_overlays_do_not_share_a_folder(tmp_path: Path) -> None:
+    MasksSink(tmp_path / "out")
+    with pytest.raises(InputError, match="sdi-run --overlay did not write"):
+        OverlayFolderSink(tmp_path / "out", 0.5)
