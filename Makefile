@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test lint format bench clean docs/demo.png
 
 # The lean runtime alone: no torch.
 demo: $(VENV)/.runtime
@@ -24,6 +24,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs/demo.png: demo
+	$(BIN)/python docs/demo_picture.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.report import load_average, machine, markdown
 from benchmarks.timing import hold_cores
-from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import write_text
 
@@ -42,7 +42,7 @@ def bench_command(
     load, all_cores = load_average(), os.cpu_count() or 1
     cores = hold_cores(_CORES)
     if cores < _CORES:
-        log.print(f"[yellow]warning:[/] the bounds are for {_CORES} cores, here is {cores}")
+        warn(f"the bounds are for {_CORES} cores, here is {cores}")
     # The exporter of PyTorch tells of things that no one here can mend.
     warnings.filterwarnings("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -52,13 +52,13 @@ def bench_command(
     if json:
         print_json({"machine": facts, "tables": [table.to_dict() for table in tables]})
     else:
-        out.print(text, markup=False)
+        out.print(text)
     if only is None:
         write_text(_DOCUMENT, text)
         log.print(f"wrote {_DOCUMENT.name}")
     failed = [row.what for table in tables for row in table.rows if row.passed is False]
     for what in failed:
-        log.print(f"[bold red]bound not kept:[/] {what}")
+        warn(what, "bound not kept:", "bold red")
     if failed:
         raise typer.Exit(1)
 

@@ -82,7 +82,7 @@ def _cpu() -> str:
 
 def _system() -> str:
     try:
-        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {platform.system()} {platform.release()}"
+        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {platform.system()}"
     except (OSError, KeyError):
         return platform.platform()
 

@@ -106,7 +106,15 @@ def train_command(
         torch.set_num_threads(threads)
     before: Checkpoint | None = None
     if resume is not None:
-        fixed = {"model": model, "val": val, "epochs": epochs, "batch": batch, "lr": lr, "size": size, "seed": seed}
+        fixed: dict[str, Any] = {
+            "model": model,
+            "val": val,
+            "epochs": epochs,
+            "batch": batch,
+            "lr": lr,
+            "size": size,
+            "seed": seed,
+        }
         fixed |= {"evaluate-every": evaluate_every, "output": output}
         if given := [f"--{name}" for name, value in fixed.items() if value is not None]:
             named = ", ".join(given)
