@@ -102,6 +102,7 @@ def run_command(
         _check_outputs(opened.inputs, masks, overlay, jsonl)
         loaded = stack.enter_context(open_engine(engine or default_engine(), device, threads))
         _introduce(loaded)
+        loaded.self_test()
         sinks = [
             stack.enter_context(sink) for sink in _sinks(opened, masks, overlay, jsonl, show, overwrite, threshold)
         ]

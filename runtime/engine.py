@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.errors import DeviceError, GateError, InputError
+from sdi.runtime.golden import golden_difference, golden_frame
 from sdi.runtime.images import resize_image
 from sdi.runtime.manifest import Manifest, read_manifest, verify_file
 
@@ -77,6 +78,32 @@ class Engine(abc.ABC):
         if saliency.shape != fitted.shape[:3]:
             raise DeviceError(f"{self.path.name} answered {saliency.shape} to frames {fitted.shape}; export it again")
         return resize_image(saliency[0], size_hw)
+
+    def self_test(self) -> None:
+        """Run the manifest's golden picture and compare; nothing to do without a manifest.
+
+        The file was the right one when it was loaded, so what this finds is a device or a library that computes
+        otherwise than PyTorch did.
+
+        Raises:
+            GateError: the answer is further off than the manifest allows.
+            InputError: the manifest has no usable golden record.
+        """
+        if self.manifest is None:
+            return
+        golden = self.manifest.golden
+        try:
+            height, width = golden["frame_hw"]
+            difference = golden_difference(golden, self(golden_frame(int(height), int(width))))
+            good = difference <= float(golden["tolerance"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"the golden record in the manifest of {self.path} is damaged; export it again") from error
+        if not good:
+            raise GateError(
+                f"{self.path.name} fails its self-test on {self.device}: the answer to the golden picture is off by "
+                f"{difference:.1f} gray levels, {golden['tolerance']} are allowed; update the driver and the runtime, "
+                "or export the engine again"
+            )
 
     def __enter__(self) -> Self:
         return self

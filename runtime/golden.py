@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["golden_frame", "golden_record"]
+__all__ = ["golden_difference", "golden_frame", "golden_record"]
 
 _GRID = 8  # the answer is kept as the means of 8 x 8 tiles
 
@@ -28,6 +28,14 @@ def golden_record(frame_hw: tuple[int, int], saliency: np.ndarray, tolerance: fl
         saliency: (H, W) uint8, the reference's answer to `golden_frame(*frame_hw)`.
         tolerance: greatest allowed difference of a tile's mean, in gray levels.
     """
+    return {"frame_hw": list(frame_hw), "tile_means": _tile_means(saliency).round(3).tolist(), "tolerance": tolerance}
+
+
+def golden_difference(record: dict[str, Any], saliency: np.ndarray) -> float:
+    """Greatest difference of a tile's mean between a record and an answer to the same frame, in gray levels."""
+    return float(np.abs(_tile_means(saliency) - np.asarray(record["tile_means"])).max())
+
+
+def _tile_means(saliency: np.ndarray) -> np.ndarray:
     rows = np.array_split(saliency.astype(np.float64), _GRID, axis=0)
-    means = [[round(float(tile.mean()), 3) for tile in np.array_split(row, _GRID, axis=1)] for row in rows]
-    return {"frame_hw": list(frame_hw), "tile_means": means, "tolerance": tolerance}
+    return np.array([[tile.mean() for tile in np.array_split(row, _GRID, axis=1)] for row in rows])

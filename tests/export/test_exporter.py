@@ -98,16 +98,18 @@ def test_manifest_says_what_the_file_is(exports, checkpoint_file):
     assert 0 < manifest.parity["max"] < 0.1
 
 
-def test_golden_record_holds_for_the_engine(exports):
-    from sdi.runtime.golden import golden_frame, golden_record
-
+def test_self_test_passes_on_what_was_exported(exports):
     for precision in ("fp32", "fp16"):
         with open_engine(exports / f"tsernet-xs-{precision}.onnx") as engine:
-            assert engine.manifest is not None
-            golden = engine.manifest.golden
-            answer = golden_record((64, 64), engine(golden_frame(64, 64)), golden["tolerance"])
-        off = np.abs(np.array(answer["tile_means"]) - np.array(golden["tile_means"])).max()
-        assert off <= golden["tolerance"]
+            engine.self_test()
+
+
+def test_self_test_finds_another_answer(exports, tmp_path):
+    """As from a device that computes wrongly: the file is right, what comes out is not."""
+    with open_engine(exports / "tsernet-xs-fp32.onnx") as engine:
+        engine.execute = lambda frames: 255 - frames[..., 0]  # type: ignore[method-assign]
+        with pytest.raises(GateError, match=r"fails its self-test on ONNX Runtime .* gray levels, 1\.0 are allowed"):
+            engine.self_test()
 
 
 def test_dynamic_takes_any_size_and_batch(checkpoint_file, tmp_path):

@@ -207,10 +207,22 @@ def test_a_failing_engine_is_a_lost_device_and_keeps_what_was_done(
     for number, level in enumerate((50, 60, 255, 70)):
         data = cv2.imencode(".png", np.full((32, 48, 3), level, np.uint8))[1].tobytes()
         (folder / f"{number}.png").write_bytes(data)
-    code, _, err = sdi_run("--engine", make_engine("fragile"), "--source", folder, "--masks", tmp_path / "maps")
+    engine = make_engine("fragile", manifest=False)  # with one, the self-test would find it out at once
+    code, _, err = sdi_run("--engine", engine, "--source", folder, "--masks", tmp_path / "maps")
     assert code == 3
     assert "error: tiny.onnx failed in ONNX Runtime" in err
     assert sorted(path.name for path in (tmp_path / "maps").glob("*.png")) == ["0.png", "1.png"]
+
+
+def test_an_engine_that_fails_its_self_test_is_refused(sdi_run: Run, make_engine: Make, tmp_path: Path) -> None:
+    engine = make_engine("mean", (32, 48))
+    manifest = json.loads((engine.parent / "tiny.onnx.json").read_text())
+    manifest["golden"]["tile_means"][3][4] += 5
+    (engine.parent / "tiny.onnx.json").write_text(json.dumps(manifest))
+    code, out, err = sdi_run("--engine", engine, "--source", "demo", "--masks", tmp_path / "maps")
+    assert (code, out) == (1, "")
+    assert "tiny.onnx fails its self-test on ONNX Runtime" in err
+    assert not (tmp_path / "maps").exists()
 
 
 @pytest.mark.parametrize(

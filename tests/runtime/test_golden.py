@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from sdi.runtime.golden import golden_frame, golden_record
+from sdi.runtime.golden import golden_difference, golden_frame, golden_record
 
 
 def test_the_frame_is_the_same_everywhere() -> None:
@@ -33,3 +33,12 @@ def test_a_size_that_eight_does_not_divide() -> None:
     means = np.array(golden_record((13, 21), np.full((13, 21), 9, np.uint8), 1.0)["tile_means"])
     assert means.shape == (8, 8)
     assert (means == 9).all()
+
+
+def test_the_difference_is_that_of_the_worst_tile() -> None:
+    saliency = np.full((32, 32), 100, np.uint8)
+    record = golden_record((32, 32), saliency, 1.0)
+    assert golden_difference(record, saliency) == 0
+    saliency[:4, 4:8] += 16  # one tile of 4 x 4
+    saliency[8, 8] += 16  # a sixteenth of another
+    assert golden_difference(record, saliency) == 16
