@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A Jetson's OpenCV is JetPack's own, outside any virtual environment.
+VENV_FLAGS := $(if $(filter aarch64,$(shell uname -m)),--system-site-packages)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test lint format bench clean docs/demo.png
@@ -35,7 +37,7 @@ clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV_FLAGS) $(VENV)
 
 $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 	@echo "installing the runtime into $(VENV)"

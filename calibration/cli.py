@@ -19,6 +19,10 @@ _FILE = "calibration.json"
 
 def calibrate_command(
     images: Annotated[Path, typer.Option(help="Folder of real pictures of the line.")],
+    names: Annotated[
+        Path | None,
+        typer.Option(help="Text file of stems, one a line: choose among these alone, e.g. the training split."),
+    ] = None,
     size: Annotated[int, typer.Option(min=1, help="Pictures to choose.")] = 128,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for calibration.json.")] = Path("calib"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier calibration.json.")] = False,
@@ -31,16 +35,22 @@ def calibrate_command(
 
     Example:
 
-      sdi-calibrate --images "SD-saliency-900/Source Images" --size 128 -o calib
+      sdi-calibrate --images "SD-saliency-900/Source Images" --names SD-saliency-900/train.txt -o calib
     """
     from rich.progress import track
 
     from sdi.calibration.selection import choose_calibration_set
+    from sdi.runtime.images import read_split
 
     path = output / _FILE
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists; choose another -o or pass --overwrite")
-    chosen = choose_calibration_set(images, size, lambda paths: track(paths, "reading", console=log, transient=True))
+    chosen = choose_calibration_set(
+        images,
+        size,
+        read_split(names) if names else None,
+        lambda paths: track(paths, "reading", console=log, transient=True),
+    )
     ensure_folder(output)
     chosen.write(path)
     counts = Counter(picture.defect_class for picture in chosen.pictures)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.classes import defect_class, fair_shares
+from sdi.runtime.errors import InputError, some_of
 from sdi.runtime.files import sha256_of, write_text
 from sdi.runtime.images import list_images, read_image
 
 __all__ = ["CalibrationPicture", "CalibrationSet", "choose_calibration_set"]
 
 _FORMAT = "sdi-calibration"
-_NAMED = 8  # an error names this many files and counts the rest
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,27 @@ class CalibrationSet:
 
 
 def choose_calibration_set(
-    folder: Path, size: int, shown: Callable[[list[Path]], Iterable[Path]] = iter
+    folder: Path,
+    size: int,
+    names: list[str] | None = None,
+    shown: Callable[[list[Path]], Iterable[Path]] = iter,
 ) -> CalibrationSet:
     """Pick `size` pictures of a folder: the same share of every class, evenly spaced in mean gray level.
 
     The choice depends on the pictures alone, so it needs no seed.
 
     Args:
+        names: take only pictures with these stems, e.g. those of the training split.
         shown: wraps the list of paths while they are read, e.g. with a progress bar.
     Raises:
         InputError: pictures that cannot be read or are of one gray level (named), or too few different ones.
     """
     found: dict[str, CalibrationPicture] = {}  # by content
     copies, problems = [], []
-    for path in shown(list_images(folder)):
+    paths = list_images(folder)
+    if names is not None:
+        paths = [path for path in paths if path.stem in set(names)]
+    for path in shown(paths):
         try:
             image = read_image(path)
         except InputError as error:
@@ -76,11 +83,10 @@ def choose_calibration_set(
         if content in found:
             copies.append(f"{path.name} equals {found[content].file}")
             continue
-        defect_class = path.stem.rpartition("_")[0]
-        found[content] = CalibrationPicture(path.name, defect_class, sha256_of(path), round(float(image.mean()), 3))
+        mean = round(float(image.mean()), 3)
+        found[content] = CalibrationPicture(path.name, defect_class(path.stem), sha256_of(path), mean)
     if problems:
-        rest = f"\n  and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise InputError("these cannot calibrate anything:\n  " + "\n  ".join(problems[:_NAMED]) + rest)
+        raise InputError("these cannot calibrate anything:\n  " + some_of(problems, "\n  "))
     if len(found) < size:
         raise InputError(
             f"{folder} holds {len(found)} different pictures, {size} are asked for; add real pictures of the line "
@@ -91,16 +97,15 @@ def choose_calibration_set(
 
 
 def _spread(pictures: list[CalibrationPicture], size: int) -> list[CalibrationPicture]:
-    """Each class gives its share (largest remainders first); within it, equal steps through the gray levels."""
+    """Each class gives its share; within it, equal steps through the gray levels, both ends included."""
     classes: dict[str, list[CalibrationPicture]] = {}
     for picture in sorted(pictures, key=lambda p: (p.mean, p.sha256)):
         classes.setdefault(picture.defect_class, []).append(picture)
-    exact = {name: size * len(members) / len(pictures) for name, members in classes.items()}
-    counts = {name: int(share) for name, share in exact.items()}
-    for name in sorted(exact, key=lambda name: (counts[name] - exact[name], name))[: size - sum(counts.values())]:
-        counts[name] += 1
-    return [
-        members[i]
-        for name, members in sorted(classes.items())
-        for i in np.linspace(0, len(members) - 1, counts[name]).round().astype(int)
-    ]
+    shares = fair_shares({name: len(members) for name, members in classes.items()}, size)
+    chosen = []
+    for name, members in sorted(classes.items()):
+        last = len(members) - 1
+        # One alone is the middle one: an end would stand for nothing but itself.
+        steps = np.linspace(0, last, shares[name]) if shares[name] != 1 else np.array([last / 2])
+        chosen += [members[i] for i in steps.round().astype(int)]
+    return chosen

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdi.runtime.errors import InputError
-from sdi.train.checkpoint import load_checkpoint
 from sdi.train.models import model_names, model_spec
 
 __all__ = ["choose_checkpoint", "shipped_checkpoint"]
@@ -19,26 +18,25 @@ def shipped_checkpoint(model: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def choose_checkpoint(model: str | None, checkpoint: Path | None, runs: Path = Path("runs")) -> tuple[str, Path, str]:
+def choose_checkpoint(model: str | None, checkpoint: Path | None, runs: Path = Path("runs")) -> tuple[Path, str]:
     """Find the checkpoint to export.
 
     Returns:
-        (registered model name, checkpoint, why this one): the named one, else the newest of `runs/MODEL/*/best.pt`,
-        else the shipped one.
+        (checkpoint, why this one): the named one, else the newest of `runs/MODEL/*/best.pt`, else the shipped one.
     Raises:
         InputError: neither model nor checkpoint is given, the model is unknown, or there is no checkpoint.
     """
     if checkpoint is not None:
-        return load_checkpoint(checkpoint, model).model, checkpoint, "named on the command line"
+        return checkpoint, "named on the command line"
     if model is None:
         raise InputError(f"give --model NAME or --checkpoint FILE; models: {', '.join(model_names())}")
     model_spec(model)
     found = sorted((runs / model).glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
     if found:
-        return model, found[-1], f"newest of {len(found)} under {runs / model}"
+        return found[-1], f"newest of {len(found)} under {runs / model}"
     shipped = shipped_checkpoint(model)
     if shipped is not None:
-        return model, shipped, "comes with sdi"
+        return shipped, "comes with sdi"
     raise InputError(
         f"no checkpoint of {model}: none at {runs / model}/*/best.pt and sdi ships none. Train one: "
         f"sdi-train --model {model} --data DIR; or convert a published one: sdi-import --model {model} FILE "

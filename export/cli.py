@@ -45,11 +45,17 @@ def export_command(
     ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Frames a call.", rich_help_panel=_FACE)] = 1,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Float32 probabilities out, for parity work.", rich_help_panel=_FACE)
+        bool,
+        typer.Option(
+            "--raw",
+            help="Float32 probabilities out, for other tools; sdi-run refuses such a file.",
+            rich_help_panel=_FACE,
+        ),
     ] = False,
     images: Annotated[
         Path | None, typer.Option(help="Pictures to compare with PyTorch on; default: synthetic strip.")
     ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of --images, spread over the folder.")] = 16,
     random_weights: Annotated[
         bool,
         typer.Option("--random-weights", help="No checkpoint: for timing alone, marked in the manifest."),
@@ -73,13 +79,13 @@ def export_command(
     """
     with log.status("loading PyTorch"):
         from sdi.export.exporter import ExportRequest, export_onnx
-        from sdi.runtime.images import list_images, read_image
+        from sdi.export.parity import Pictures
 
     if dynamic and (frame or batch != 1):
         raise InputError("--dynamic leaves batch, height and width free; give it without --frame and --batch")
     precisions = [name for name, wanted in (("fp32", fp32), ("fp16", fp16)) if wanted] or ["fp32"]
     frame_hw = _frame_hw(frame)
-    pictures = [(path.stem, read_image(path)) for path in list_images(images)] if images else None
+    pictures = Pictures(images, limit)
     source, digest = _checkpoint(model, checkpoint, random_weights)
     done: list[Exported] = []
     for precision in precisions:
@@ -119,9 +125,13 @@ def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> t
             raise InputError("--random-weights needs --model and no --checkpoint")
         warn(f"{model} with random weights: for timing alone")
         return random_checkpoint(model), None
-    model, chosen, why = choose_checkpoint(model, path)
-    log.print(f"{model} from {chosen} ({why})")
-    return load_checkpoint(chosen, model), sha256_of(chosen)
+    chosen, why = choose_checkpoint(model, path)
+    checkpoint = load_checkpoint(chosen, model)
+    log.print(f"{checkpoint.model} from {chosen} ({why})")
+    done, wanted = checkpoint.training.get("epoch"), checkpoint.training.get("recipe", {}).get("epochs")
+    if done is not None and wanted is not None and done < wanted and not checkpoint.metrics:
+        warn(f"its training was not finished: {done:.1f} of {wanted} epochs, never scored")
+    return checkpoint, sha256_of(chosen)
 
 
 def _report(done: list[Exported], json: bool) -> None:

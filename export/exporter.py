@@ -19,6 +19,7 @@ from sdi.export.onnx_model import FrameShape, float32_nodes, onnx_from_face, wit
 from sdi.export.parity import (
     TOLERANCES,
     Parity,
+    Pictures,
     Runner,
     compare,
     frames_of,
@@ -29,7 +30,6 @@ from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.files import atomic_path, ensure_folder, sha256_of
 from sdi.runtime.golden import golden_frame, golden_record
 from sdi.runtime.manifest import Manifest, manifest_path, read_manifest, write_manifest
-from sdi.runtime.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form
@@ -79,15 +79,15 @@ def export_onnx(
     *,
     checkpoint_sha256: str | None,
     overwrite: bool = False,
-    images: list[tuple[str, np.ndarray]] | None = None,
+    images: Pictures | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Exported:
-    """Write `FOLDER/MODEL-PRECISION.onnx` and its manifest, or neither.
+    """Write `FOLDER/MODEL-PRECISION.onnx` and then its manifest; nothing of it when the file is not right.
 
     Args:
         checkpoint_sha256: of the checkpoint file; None marks random weights in the manifest.
         overwrite: replace a file that sdi-export did not make.
-        images: named (H, W, 3) uint8 BGR pictures to compare on; None draws synthetic strip.
+        images: what to compare on; None draws synthetic strip.
         say: hears what is being done.
     Raises:
         InputError: the target is there and is not ours, or cannot be written.
@@ -117,7 +117,7 @@ def export_onnx(
         kept_float = float32_nodes(model) if request.precision == "fp16" else ()
         runner = runner_from_onnx(with_probability_output(model), None if request.dynamic else request.batch)
         del model  # a wide network is large, and ONNX Runtime has its own copy now
-        parity = _gate(reference, runner, request, frame_hw, images or _strips())
+        parity = _gate(reference, runner, request, frame_hw, images or Pictures(None))
         say("ONNX checker passed; " + _figures(parity))
         manifest = _manifest(beside, kept_float, checkpoint, request, reference, parity, frame_hw, checkpoint_sha256)
         # A manifest of an older file must not lie beside the new one, whatever happens in between.
@@ -148,20 +148,15 @@ def _gate(
     runner: Runner,
     request: ExportRequest,
     frame_hw: tuple[int, int],
-    images: list[tuple[str, np.ndarray]],
+    images: Pictures,
 ) -> Parity:
-    frames = list(frames_of(images, None if request.dynamic else frame_hw))
-    parity = compare(reference, runner, frames)
+    parity = compare(reference, runner, frames_of(images, None if request.dynamic else frame_hw))
     failures = TOLERANCES[request.precision].failures(parity)
     if failures:
         raise GateError(
             f"the exported ONNX file does not answer as PyTorch does: {'; '.join(failures)}; nothing was kept"
         )
     return parity
-
-
-def _strips() -> list[tuple[str, np.ndarray]]:
-    return [(kind, draw_strip(kind, seed=1)[0]) for kind in DEFECTS]
 
 
 def _figures(parity: Parity) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ import onnxruntime
 import torch
 
 from sdi.runtime.errors import InputError
-from sdi.runtime.images import resize_image
+from sdi.runtime.images import list_images, read_image, resize_image
+from sdi.runtime.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 
 __all__ = [
+    "FIGURES",
     "TOLERANCES",
     "Parity",
+    "Pictures",
     "Runner",
     "Tolerance",
     "compare",
@@ -43,18 +46,29 @@ class Tolerance:
     iou: float
     reason: str
 
+    def rows(self, measured: Parity) -> list[tuple[str, float, float, bool]]:
+        """(figure, measured, bound, within it) for each figure."""
+        figures = measured.to_dict()
+        bounds = {"max": self.max, "p999": self.p999, "mean": self.mean}
+        found = [(name, figures[name], bound, figures[name] <= bound) for name, bound in bounds.items()]
+        return [*found, ("iou", figures["iou"], self.iou, figures["iou"] >= self.iou)]
+
     def failures(self, measured: Parity) -> list[str]:
         """What is out of bounds, in words; empty when the gate passes."""
-        bounds = {"max": self.max, "p999": self.p999, "mean": self.mean}
-        found = [
-            f"{name} difference {getattr(measured, name):.2e} is over {bound:.0e}"
-            for name, bound in bounds.items()
-            if getattr(measured, name) > bound
+        side = {True: "under", False: "over"}
+        return [
+            f"{FIGURES[name]} {value:.3g} is {side[name == 'iou']} {bound:g}"
+            for name, value, bound, good in self.rows(measured)
+            if not good
         ]
-        if measured.iou < self.iou:
-            found.append(f"mask IoU {measured.iou:.5f} is under {self.iou}")
-        return found
 
+
+FIGURES = {
+    "max": "max difference",
+    "p999": "p99.9 difference",
+    "mean": "mean difference",
+    "iou": "mask IoU",
+}
 
 # Differences are counted in bins, so that memory does not grow with the pictures.
 _EDGES = np.concatenate([[0.0], np.geomspace(1e-9, 1.0, 3_500)])
@@ -86,7 +100,7 @@ class Parity:
     def update(self, name: str, reference: np.ndarray, engine: np.ndarray) -> None:
         """Add one picture: (H, W) float32 probabilities of both."""
         difference = np.abs(engine.astype(np.float64) - reference.astype(np.float64))
-        difference[np.isnan(difference)] = np.inf  # no number is as wrong as can be
+        difference[~np.isfinite(difference)] = 1.0  # what is no number is as wrong as a probability can be
         masks = reference >= self.threshold, engine >= self.threshold
         both, either = int((masks[0] & masks[1]).sum()), int((masks[0] | masks[1]).sum())
         self._both, self._either = self._both + both, self._either + either
@@ -133,15 +147,16 @@ def compare(
     """Run both over named frames, (H, W, 3) uint8 BGR at the engine's size.
 
     Raises:
-        InputError: no frame, or a runner answers another shape or something that is no number.
+        InputError: no frame, maps of different shapes, or a reference that is no number. What is no number in the
+            engine's map counts as a difference of 1.
     """
     parity = Parity(threshold)
     for name, frame in frames:
         answers = [runner(frame[None])[0] for runner in (reference, engine)]
         if answers[0].shape != answers[1].shape:
             raise InputError(f"{name}: the reference answers {answers[0].shape}, the engine {answers[1].shape}")
-        if not all(np.isfinite(answer).all() for answer in answers):
-            raise InputError(f"{name}: a map holds values that are no numbers (overflow in half precision?)")
+        if not np.isfinite(answers[0]).all():
+            raise InputError(f"{name}: the reference's own map holds values that are no numbers; train it again")
         parity.update(name, *answers)
     if not parity.pictures:
         raise InputError("parity needs at least one picture")
@@ -154,7 +169,7 @@ def runner_from_checkpoint(checkpoint: Checkpoint, network_hw: tuple[int, int]) 
 
 
 def runner_from_face(face: Face) -> Runner:
-    """A face with raw output, on the device that its network is on."""
+    """A face with raw output, on the CPU."""
 
     @torch.inference_mode()
     def run(frames: np.ndarray) -> np.ndarray:
@@ -179,7 +194,33 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None) -> Runner
 
 def frames_of(
     images: Iterable[tuple[str, np.ndarray]], frame_hw: tuple[int, int] | None
-) -> Iterable[tuple[str, np.ndarray]]:
+) -> Iterator[tuple[str, np.ndarray]]:
     """Fit named pictures to an engine as the runtime does."""
     for name, image in images:
         yield name, np.ascontiguousarray(resize_image(image, frame_hw or image.shape[:2]))
+
+
+class Pictures:
+    """Named pictures of a folder, or synthetic strip, read one by one as they are asked for.
+
+    Args:
+        folder: None draws strip of every kind.
+        limit: take this many, spread evenly over the folder.
+    Raises:
+        InputError: no folder, no picture in it, or, while reading, one that cannot be read.
+    """
+
+    def __init__(self, folder: Path | None, limit: int | None = None) -> None:
+        self._paths = list_images(folder) if folder is not None else None
+        if self._paths is not None and limit is not None and limit < len(self._paths):
+            chosen = np.linspace(0, len(self._paths) - 1, limit).round().astype(int)
+            self._paths = [self._paths[i] for i in chosen]
+
+    def __len__(self) -> int:
+        return len(DEFECTS) if self._paths is None else len(self._paths)
+
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
+        if self._paths is None:
+            yield from ((kind, draw_strip(kind, seed=1)[0]) for kind in DEFECTS)
+        else:
+            yield from ((path.stem, read_image(path)) for path in self._paths)

@@ -9,11 +9,11 @@ import typer
 
 from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.errors import GateError, InputError
+from sdi.runtime.files import sha256_of
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from sdi.export.parity import Parity, Tolerance
+    from sdi.runtime.manifest import Manifest
 
 __all__ = ["main"]
 
@@ -41,36 +41,40 @@ def parity_command(
         raise InputError(f"--threshold must be above 0 and at most 1, got {threshold}")
     with log.status("loading PyTorch"):
         from sdi.export.parity import TOLERANCES
-    tolerance, precision, parity = _measure(checkpoint, engine, images, limit, threshold)
+    manifest, parity = _measure(checkpoint, engine, images, limit, threshold)
+    tolerance = TOLERANCES[manifest.precision]
     failures = tolerance.failures(parity)
     if json:
-        bounds = {name: getattr(tolerance, name) for name in ("max", "p999", "mean", "iou")}
         print_json(
             {
                 "passed": not failures,
-                "precision": precision,
+                "precision": manifest.precision,
                 "measured": parity.to_dict(),
-                "bounds": bounds,
+                "bounds": {name: bound for name, _, bound, _ in tolerance.rows(parity)},
                 "failures": failures,
                 "threshold": threshold,
                 "pictures": parity.pictures,
             }
         )
     else:
-        _show(parity, TOLERANCES[precision], precision)
+        _show(parity, tolerance, manifest.precision)
     if failures:
         worst = max(parity.pictures, key=lambda picture: picture["max"])
-        raise GateError(f"{engine} fails the {precision} gate: {'; '.join(failures)}; worst picture {worst['name']}")
+        other = manifest.checkpoint_sha256 != sha256_of(checkpoint)
+        raise GateError(
+            f"{engine} fails the {manifest.precision} gate: {'; '.join(failures)}; worst picture {worst['name']}"
+            + (f"; it was exported from another checkpoint than {checkpoint}" if other else "")
+        )
 
 
 def _measure(
     checkpoint: Path, engine: Path, images: Path | None, limit: int | None, threshold: float
-) -> tuple[Tolerance, str, Parity]:
+) -> tuple[Manifest, Parity]:
     import onnx
     from rich.progress import track
 
     from sdi.export.onnx_model import with_probability_output
-    from sdi.export.parity import TOLERANCES, compare, frames_of, runner_from_checkpoint, runner_from_onnx
+    from sdi.export.parity import TOLERANCES, Pictures, compare, frames_of, runner_from_checkpoint, runner_from_onnx
     from sdi.runtime.engine import open_engine
     from sdi.train.checkpoint import load_checkpoint
 
@@ -78,45 +82,36 @@ def _measure(
         manifest, frame_hw, batch = opened.manifest, opened.frame_hw, opened.batch
     if manifest is None:
         raise InputError(f"no manifest beside {engine}: its precision is unknown; export it again with sdi-export")
+    if manifest.precision not in TOLERANCES:
+        raise InputError(
+            f"{engine} is of precision '{manifest.precision}'; bounds are known for {', '.join(TOLERANCES)}"
+        )
     reference = load_checkpoint(checkpoint, manifest.model)
     if manifest.preprocessing != reference.preprocessing.to_dict():
         raise InputError(f"{engine} preprocesses by {manifest.preprocessing}, {checkpoint} by others; export it again")
     runner = runner_from_onnx(with_probability_output(onnx.load(engine)), batch)
-    pictures = _pictures(images, limit)
-    shown = track(frames_of(pictures, frame_hw), "comparing", total=len(pictures), console=log, transient=True)
-    parity = compare(runner_from_checkpoint(reference, manifest.network_hw), runner, shown, threshold)
-    return TOLERANCES[manifest.precision], manifest.precision, parity
-
-
-def _pictures(images: Path | None, limit: int | None) -> list[tuple[str, np.ndarray]]:
-    import numpy as np
-
-    from sdi.runtime.images import list_images, read_image
-    from sdi.runtime.strip import DEFECTS, draw_strip
-
+    pictures = Pictures(images, limit)
     if images is None:
         warn("no --images: comparing on synthetic strip, a weaker proof", "note:")
-        return [(f"{kind}_{seed}", draw_strip(kind, seed)[0]) for seed in (1, 2) for kind in (*DEFECTS, "clean")]
-    paths = list_images(images)
-    if limit is not None and limit < len(paths):
-        paths = [paths[i] for i in np.linspace(0, len(paths) - 1, limit).round().astype(int)]
-    return [(path.stem, read_image(path)) for path in paths]
+    shown = track(frames_of(pictures, frame_hw), "comparing", total=len(pictures), console=log, transient=True)
+    parity = compare(runner_from_checkpoint(reference, manifest.network_hw), runner, shown, threshold)
+    return manifest, parity
 
 
 def _show(parity: Parity, tolerance: Tolerance, precision: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from sdi.export.parity import FIGURES
+
     table = Table(title=f"{precision} against PyTorch, {len(parity.pictures)} pictures", title_justify="left")
     for heading in ("figure", "measured", "bound", ""):
         table.add_column(heading, justify="left" if heading == "figure" else "right")
-    for name, measured in parity.to_dict().items():
-        bound = getattr(tolerance, name)
-        good = measured >= bound if name == "iou" else measured <= bound
-        label = "mask IoU" if name == "iou" else f"{'p99.9' if name == 'p999' else name} difference"
+    for name, measured, bound, good in tolerance.rows(parity):
         shown = f"{measured:.5f}" if name == "iou" else f"{measured:.2e}"
         sign = "at least" if name == "iou" else "at most"
-        table.add_row(label, shown, f"{sign} {bound:g}", Text("pass", "green") if good else Text("FAIL", "bold red"))
+        verdict = Text("pass", "green") if good else Text("FAIL", "bold red")
+        table.add_row(FIGURES[name], shown, f"{sign} {bound:g}", verdict)
     out.print(table)
     log.print(f"bounds: {tolerance.reason}")
 

@@ -111,10 +111,10 @@ def run_command(
             interrupted = _run(loop)
         except SdiError:
             if loop.summary.frames:  # a camera lost after weeks of work leaves its figures too
-                _conclude(loop.summary, places, json)
+                _conclude(loop.summary, places, json, jsonl == "-")
             raise
     summary = loop.summary
-    _conclude(summary, places, json)
+    _conclude(summary, places, json, jsonl == "-")
     if summary.skipped:
         raise typer.Exit(2)
     if interrupted and not opened.live:
@@ -155,7 +155,7 @@ def _sinks(
     if masks is not None:
         yield MasksSink(masks, overwrite=overwrite)
     if overlay is not None and is_video_path(overlay):
-        yield OverlayVideoSink(overlay, threshold, getattr(source, "fps", 25.0), overwrite=overwrite)
+        yield OverlayVideoSink(overlay, threshold, source.fps, overwrite=overwrite)
     elif overlay is not None:
         yield OverlayFolderSink(overlay, threshold, overwrite=overwrite)
     if jsonl is not None:
@@ -175,6 +175,8 @@ def _introduce(engine: Engine) -> None:
         log.print(f"{engine.path.name}, {size}, on {engine.device}")
         return
     log.print(f"{manifest.model} {manifest.precision}, {size}, on {engine.device}")
+    if engine.batch not in (None, 1):
+        warn(f"this engine takes {engine.batch} frames a call, all but one are copies: export it with --batch 1")
     if manifest.random_weights:
         warn("this engine has random weights: it is for timing, its maps mean nothing")
 
@@ -224,7 +226,7 @@ def _run(loop: Loop) -> bool:
     return bool(signals)
 
 
-def _conclude(summary: Summary, places: list[str], json: bool) -> None:
+def _conclude(summary: Summary, places: list[str], json: bool, lines_on_stdout: bool) -> None:
     figures = summary.to_dict()
     if json:
         print_json({**figures, "outputs": places})
@@ -239,7 +241,7 @@ def _conclude(summary: Summary, places: list[str], json: bool) -> None:
             shown = "  ".join(f"{name} {value:.1f}" for name, value in values.items())
             log.print(f"{what} ms: {shown}")
     for place in places:
-        out.print(place)
+        (log if lines_on_stdout else out).print(place)
 
 
 def main() -> None:

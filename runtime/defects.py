@@ -10,7 +10,7 @@ import numpy as np
 
 from sdi.runtime.errors import InputError
 
-__all__ = ["Region", "find_regions"]
+__all__ = ["Region", "find_regions", "gray_level"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Region:
     mean: float  # mean probability inside
 
 
+def gray_level(threshold: float) -> int:
+    """The least gray level, 0..255, whose probability reaches `threshold`."""
+    return math.ceil(threshold * 255)
+
+
 def find_regions(saliency: np.ndarray, threshold: float = 0.5, min_area: int = 1) -> list[Region]:
     """Regions (8-connected) where the probability reaches `threshold`, largest first.
 
@@ -38,7 +43,7 @@ def find_regions(saliency: np.ndarray, threshold: float = 0.5, min_area: int = 1
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold must be above 0 and at most 1, got {threshold}")
-    over = (saliency >= math.ceil(threshold * 255)).astype(np.uint8)
+    over = (saliency >= gray_level(threshold)).astype(np.uint8)
     _, labels, boxes, _ = cv2.connectedComponentsWithStats(over, connectivity=8)
     regions = []
     for label, (x, y, width, height, area) in enumerate(boxes.tolist()):

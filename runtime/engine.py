@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdi.runtime.errors import DeviceError, GateError, InputError
+from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.golden import golden_difference, golden_frame
 from sdi.runtime.images import resize_image
 from sdi.runtime.manifest import Manifest, read_manifest, verify_file
@@ -86,7 +86,7 @@ class Engine(abc.ABC):
         otherwise than PyTorch did.
 
         Raises:
-            GateError: the answer is further off than the manifest allows.
+            DeviceError: the answer is further off than the manifest allows.
             InputError: the manifest has no usable golden record.
         """
         if self.manifest is None:
@@ -99,7 +99,7 @@ class Engine(abc.ABC):
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the golden record in the manifest of {self.path} is damaged; export it again") from error
         if not good:
-            raise GateError(
+            raise DeviceError(
                 f"{self.path.name} fails its self-test on {self.device}: the answer to the golden picture is off by "
                 f"{difference:.1f} gray levels, {golden['tolerance']} are allowed; update the driver and the runtime, "
                 "or export the engine again"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "GateError", "InputError", "SdiError"]
+__all__ = ["DeviceError", "GateError", "InputError", "SdiError", "some_of"]
+
+_SHOWN = 8
 
 
 class SdiError(Exception):
@@ -30,3 +32,9 @@ class DeviceError(SdiError):
     """A device or a source could not be opened, or was lost."""
 
     exit_code = 3
+
+
+def some_of(items: list[str], separator: str = ", ") -> str:
+    """The first eight items of a list for an error text, and how many more there are."""
+    more = f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return separator.join(items[:_SHOWN]) + more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from sdi.runtime.errors import InputError
 
-__all__ = ["atomic_path", "ensure_folder", "sha256_of", "write_bytes", "write_text"]
+__all__ = ["atomic_path", "create_beside", "ensure_folder", "sha256_of", "write_bytes", "write_text"]
 
 
 @contextmanager
@@ -27,24 +28,32 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         InputError: the folder does not exist or cannot be written.
     """
     path = Path(path)
+    beside = create_beside(path)
     try:
-        # A few letters of the name tell whose it is; all of them might be more than a file name may have.
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:16]}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        # mkstemp makes 0600; a finished file has the mode that any other new file would have.
-        os.chmod(name, 0o666 & ~_UMASK)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you can write") from error
-    try:
-        yield Path(name)
+        yield beside
         if durable:
-            with open(name, "rb") as written:
+            with beside.open("rb") as written:
                 os.fsync(written.fileno())
-        os.replace(name, path)
+        beside.replace(path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(name)
+            beside.unlink()
         raise
+
+
+def create_beside(path: Path) -> Path:
+    """An empty new file in the folder of `path`, hidden, with its suffix, to be written and renamed onto it.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written.
+    """
+    # A few letters of the name tell whose it is; all of them might be more than a file name may have.
+    beside = path.with_name(f".{path.stem[:16]}-{secrets.token_hex(6)}{path.suffix}")
+    try:
+        os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # the mode of any other new file
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you can write") from error
+    return beside
 
 
 def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
@@ -88,8 +97,3 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-# The umask can only be read by setting it; do so once, at import, before any thread starts.
-_UMASK = os.umask(0)
-os.umask(_UMASK)

@@ -6,15 +6,26 @@ the line starts here.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.errors import InputError, some_of
 from sdi.runtime.files import write_bytes
 
-__all__ = ["IMAGE_SUFFIXES", "list_images", "read_gray", "read_image", "resize_image", "write_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "images_among",
+    "list_images",
+    "read_gray",
+    "read_image",
+    "read_split",
+    "resize_image",
+    "write_image",
+]
 
 # OpenCV warns on stderr about files that our own errors name; logging is its one process-wide setting.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -79,17 +90,38 @@ def list_images(folder: Path) -> list[Path]:
     try:
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; expected a folder of images")
-        found = [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-        ]
+        found = images_among(folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot read folder {folder}: {error.strerror}") from error
     if not found:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise InputError(f"no image in folder {folder}; expected files ending in {kinds}")
+    return found
+
+
+def images_among(paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` that are image files by their suffix and not hidden, in the order of `list_images`."""
+    found = (p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and not p.is_dir())
     return sorted(found, key=_natural_key)
+
+
+def read_split(path: Path) -> list[str]:
+    """The picture names (stems) listed in a split file, one a line; blank lines do not count.
+
+    Raises:
+        InputError: the file is missing, is no UTF-8 text, lists nothing or lists a name twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read split file {path}: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise InputError(f"split file {path} lists no picture")
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise InputError(f"{len(twice)} listed more than once in {path}: {some_of(twice)}")
+    return names
 
 
 def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:

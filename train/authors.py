@@ -113,7 +113,82 @@ def _minet_modules() -> dict[str, str]:
     return table
 
 
+def _csepnet_modules(encoder: list[str]) -> dict[str, str]:
+    """The names of the five levels differ with the backbone, all others do not."""
+    table = {f"encoder.{i}": theirs for i, theirs in enumerate(encoder)}
+    table |= {"head.0": "classifier", "head.1": "decoder.S1"}
+    for i in range(5):
+        level, scale = i + 1, 2**i
+        table |= {
+            f"attention.{i}.channels.reduce": f"Gate{level}.ca.fc1",
+            f"attention.{i}.channels.expand": f"Gate{level}.ca.fc2",
+            f"attention.{i}.places.conv": f"Gate{level}.sa.conv1",
+            f"adapt.{i}": f"con_AIM{level}",
+        }
+        table |= _conv_and_norm(f"narrow.{i}", f"upconv{scale}")
+        ours, theirs = f"purify.{i}", f"sim{scale}"
+        parts = (
+            ("high_in", "h2h_0", "bnh_0", "contrast3", "h2h_1"),
+            ("low_in", "h2l_0", "bnl_0", "contrast1", "l2l_1"),
+            ("high_out", "h1h_1", "bnh_1", "contrast4", "h2h_2"),
+            ("low_out", "l2l_0", "bnl_1", "contrast2", "l2l_2"),
+        )
+        for part, before, norm, contrast, after in parts:
+            table |= {
+                f"{ours}.{part}.0": f"{theirs}.{before}",
+                f"{ours}.{part}.1": f"{theirs}.{norm}",
+                f"{ours}.{part}.3.weigh.0": f"{theirs}.{contrast}.conv_1",
+                f"{ours}.{part}.3.weigh.1": f"{theirs}.{contrast}.bn1",
+                f"{ours}.{part}.4": f"{theirs}.{after}",
+            }
+        table |= {
+            f"{ours}.low_to_high": f"{theirs}.l2h_1",
+            f"{ours}.high_to_low": f"{theirs}.h2l_1",
+            f"{ours}.out": f"{theirs}.conv_out",
+        }
+        table |= _cross_scale_modules(f"{ours}.choose", f"{theirs}.csweight")
+        if level < 5:
+            table |= _cross_scale_modules(f"combine.{i}", f"CSC{2 * scale}")
+        if level > 1:
+            ours, theirs = f"side_heads.{i - 1}", f"decoder.decoder{level}"
+            for j in range(3):
+                table |= _conv_and_norm(f"{ours}.{j}", f"{theirs}.{j}")
+            table |= {
+                f"{ours}.4": f"{theirs}.4.Deconv",
+                f"{ours}.5": f"{theirs}.4.bn",
+                f"{ours}.7": f"decoder.S{level}",
+            }
+    return table
+
+
+def _cross_scale_modules(ours: str, theirs: str) -> dict[str, str]:
+    return {
+        **_conv_and_norm(f"{ours}.enlarge", f"{theirs}.conv1"),
+        f"{ours}.attend_left.conv": f"{theirs}.sa1.conv1",
+        f"{ours}.attend_right.conv": f"{theirs}.sa2.conv1",
+        **_conv_and_norm(f"{ours}.merge", f"{theirs}.conv_cat"),
+        f"{ours}.weigh": f"{theirs}.conv2",
+        **_conv_and_norm(f"{ours}.fuse", f"{theirs}.fusion"),
+    }
+
+
+def _conv_and_norm(ours: str, theirs: str) -> dict[str, str]:
+    return {f"{ours}.0": f"{theirs}.conv", f"{ours}.1": f"{theirs}.bn"}
+
+
 _PUBLISHED = {
+    "csepnet": _Published(
+        modules=_csepnet_modules(["encoder1", "encoder2", "encoder4", "encoder8", "encoder16"]),
+        dead=r"(?!)",  # none
+        preprocessing=IMAGENET,
+        input_hw=(256, 256),
+    ),
+    "csepnet-resnet50": _Published(
+        modules=_csepnet_modules(["div_2", "div_4", "div_8", "div_16", "div_32"]),
+        dead=r"(?!)",  # none
+        preprocessing=IMAGENET,
+        input_hw=(256, 256),
+    ),
     "tsernet": _Published(
         modules=_tsernet_modules(),
         dead=r"EFBI[1-6]\.convs[12]\..*",
@@ -137,8 +212,8 @@ def published_models() -> list[str]:
 def checkpoint_from_authors(path: Path, model: str) -> Checkpoint:
     """Read a file that the authors of `model` published.
 
-    Preprocessing and input size are those of their test program, which divides each picture by its own
-    maximum.
+    Preprocessing and input size are those of their test program; TSERNet's and MINet's divide each picture by
+    its own maximum.
 
     Raises:
         InputError: the file cannot be read safely, or is no checkpoint of this network.

@@ -11,11 +11,12 @@ __all__ = ["load_pretrained"]
 
 
 def load_pretrained(network: SaliencyNetwork, backbone: str) -> None:
-    """Fill the encoder of a full-width TSERNet with torchvision's ResNet-34 weights, in place.
+    """Fill the network's encoder with torchvision's ImageNet weights of `backbone`, in place.
 
-    Levels 1..4 are layer1..layer4; the stem and levels 5 and 6 have no counterpart and stay random. torchvision
-    keeps downloaded weights in its cache, so the network is asked for them once.
+    torchvision keeps downloaded weights in its cache, so the internet is asked for them once.
 
+    Args:
+        backbone: torchvision's name, as the network's `ModelSpec` has it.
     Raises:
         InputError: the weights are not in the cache and cannot be downloaded.
     """
@@ -26,6 +27,4 @@ def load_pretrained(network: SaliencyNetwork, backbone: str) -> None:
             f"torchvision cannot get the ImageNet weights of {backbone}: {error}; connect to the internet once, "
             "or start from random weights with --no-pretrained"
         ) from error
-    for i in range(4):
-        layer = getattr(donor, f"layer{i + 1}")
-        network.encoder[i].load_state_dict(layer.state_dict())  # type: ignore[index,union-attr]
+    network.load_backbone(donor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import replace
 from datetime import datetime
@@ -16,9 +17,9 @@ from sdi.runtime.files import ensure_folder
 
 if TYPE_CHECKING:
     from sdi.train.checkpoint import Checkpoint
-    from sdi.train.data import Pair
     from sdi.train.models import SaliencyNetwork
     from sdi.train.recipe import Recipe
+    from sdi.train.splits import Place, Splits
     from sdi.train.trainer import Trainer
 
 __all__ = ["main"]
@@ -100,131 +101,105 @@ def train_command(
     """
     import torch
 
-    from sdi.train.checkpoint import load_checkpoint
+    from sdi.train.checkpoint import load_checkpoint, load_network
+    from sdi.train.models import model_names
+    from sdi.train.recipe import Recipe
+    from sdi.train.splits import Place, choose_splits
 
     if threads:
         torch.set_num_threads(threads)
+    given: dict[str, Any] = {
+        "val": val,
+        "epochs": epochs,
+        "batch": batch,
+        "lr": lr,
+        "size": size,
+        "seed": seed,
+        "evaluate-every": evaluate_every,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    place = Place(images=images, masks=masks) if images or masks else Place(data=data)  # SDI_DATA may be set as well
     before: Checkpoint | None = None
     if resume is not None:
-        fixed: dict[str, Any] = {
-            "model": model,
-            "val": val,
-            "epochs": epochs,
-            "batch": batch,
-            "lr": lr,
-            "size": size,
-            "seed": seed,
-        }
-        fixed |= {"evaluate-every": evaluate_every, "output": output}
-        if given := [f"--{name}" for name, value in fixed.items() if value is not None]:
-            named = ", ".join(given)
-            raise InputError(f"--resume takes the recipe and the folder from the run; leave out {named}")
+        fixed = [f"--{name}" for name in given] + ["--model"] * bool(model) + ["--output"] * bool(output)
+        if fixed:
+            raise InputError(f"--resume takes network, recipe and folder from the run; leave out {', '.join(fixed)}")
+        before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume)
+        if "recipe" not in before.training:
+            raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
         run = resume if resume.is_dir() else resume.parent
-        before = load_checkpoint(run / "last.pt" if resume.is_dir() else resume)
-        model = before.model
+        model, recipe = before.model, Recipe.from_dict(before.training["recipe"])
+        if not (images or masks) and before.training.get("data"):
+            place = Place.from_dict(before.training["data"])
     elif model is None:
-        from sdi.train.models import model_names
-
         raise InputError(f"choose a network with --model: {', '.join(model_names())}")
     else:
+        recipe = _recipe(model, given)
         run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        if (run / "last.pt").exists():
+        if any((run / name).exists() for name in ("last.pt", "best.pt")):
             raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
-    given_recipe = {
-        "epochs": epochs,
-        "batch_size": batch,
-        "learning_rate": lr,
-        "seed": seed,
-        "validation": val,
-        "evaluate_every": evaluate_every,
-    }
-    recipe = _recipe(model, before, (size, size) if size else None, given_recipe)
-    train_pairs, val_pairs, test_pairs = _choose_pairs(data, images, masks, recipe)
-    trainer = _build(model, recipe, before, train_pairs, val_pairs, test_pairs, run, pretrained, device)
-    _announce(trainer, bool(test_pairs))
+    splits = choose_splits(place, recipe.validation, recipe.seed)
+    if before is None:
+        trainer = _trainer(model, _fresh_network(model, recipe.seed, pretrained), recipe, splits, run, device, place)
+    else:
+        trainer = _trainer(model, load_network(before), recipe, splits, run, device, place)
+        trainer.resume(before)
+    _announce(trainer, splits)
     finished, interrupted = _fit(trainer, limit_steps)
     _report(trainer, finished, json)
     if interrupted:
         raise typer.Exit(130)
 
 
-def _recipe(model: str, before: Checkpoint | None, size_hw: tuple[int, int] | None, given: dict[str, Any]) -> Recipe:
-    """The recipe of the run to resume, or the model's own with what was given on the command line (not None)."""
+def _recipe(model: str, given: dict[str, Any]) -> Recipe:
+    """The model's own recipe with what was given on the command line."""
     from sdi.train.models import model_spec
     from sdi.train.recipe import Recipe
 
-    if before is not None:
-        if "recipe" not in before.training:
-            raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
-        return Recipe.from_dict(before.training["recipe"])
     spec = model_spec(model)
-    recipe = Recipe(learning_rate=spec.learning_rate, input_hw=size_hw or spec.input_hw)
-    return replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    fields = {"val": "validation", "batch": "batch_size", "lr": "learning_rate", "evaluate-every": "evaluate_every"}
+    changed = {fields.get(name, name): value for name, value in given.items() if name != "size"}
+    input_hw = (given["size"],) * 2 if "size" in given else spec.input_hw
+    return replace(Recipe(learning_rate=spec.learning_rate, input_hw=input_hw), **changed)
 
 
-def _choose_pairs(
-    data: Path | None, images: Path | None, masks: Path | None, recipe: Recipe
-) -> tuple[list[Pair], list[Pair], list[Pair]]:
-    """Pairs to train on, to validate on, and the untouched test pairs (to check that none leaks)."""
-    from sdi.train.data import find_pairs, hold_out
-
-    if images is not None or masks is not None:
-        data = None  # SDI_DATA may be set; folders given by hand win
-    has_splits = data is not None and (data / "train.txt").is_file()
-    pairs = find_pairs(data, "train" if has_splits else None, images=images, masks=masks)
-    test = find_pairs(data, "test") if has_splits and data is not None and (data / "test.txt").is_file() else []
-    if recipe.validation == "none":
-        return pairs, [], test
-    if recipe.validation == "test":
-        if not test:
-            raise InputError("--val test needs --data with a test.txt; use a share, e.g. --val 0.1")
-        return pairs, test, []
-    kept, held = hold_out(pairs, float(recipe.validation), recipe.seed)
-    return kept, held, test
-
-
-def _build(
-    model: str,
-    recipe: Recipe,
-    before: Checkpoint | None,
-    train_pairs: list[Pair],
-    val_pairs: list[Pair],
-    test_pairs: list[Pair],
-    run: Path,
-    pretrained: bool,
-    device: str,
-) -> Trainer:
+def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
     import torch
 
     from sdi.train.backbone import load_pretrained
-    from sdi.train.data import load_samples
     from sdi.train.models import build_model, model_spec
+
+    torch.manual_seed(seed)
+    network = build_model(model)
+    backbone = model_spec(model).backbone
+    if not backbone:
+        log.print(f"{model} starts from random weights: there are no ImageNet weights of its backbone")
+    elif pretrained:
+        load_pretrained(network, backbone)
+    else:
+        warn(f"{model} starts from random weights (--no-pretrained)")
+    return network
+
+
+def _trainer(
+    model: str, network: SaliencyNetwork, recipe: Recipe, splits: Splits, run: Path, device: str, place: Place
+) -> Trainer:
+    from sdi.train.data import load_samples
+    from sdi.train.splits import refuse_leaks
     from sdi.train.trainer import Trainer
 
-    leaked = {p.name for p in train_pairs} & ({p.name for p in test_pairs} | {p.name for p in val_pairs})
-    if leaked:
-        raise InputError(f"{len(leaked)} pictures are both trained and evaluated on: {', '.join(sorted(leaked)[:8])}")
-    samples, validation = load_samples(train_pairs), load_samples(val_pairs)
-    torch.manual_seed(recipe.seed)
-    network: SaliencyNetwork = build_model(model)
-    backbone = model_spec(model).backbone
-    if before is None and backbone and pretrained:
-        load_pretrained(network, backbone)
-    elif before is None and backbone:
-        warn(f"{model} starts from random weights (--no-pretrained)")
+    samples, validation = load_samples(splits.train), load_samples(splits.validation)
+    refuse_leaks(samples, validation)
     ensure_folder(run)
-    trainer = Trainer(model, network, recipe, samples, validation, run, accelerator=device)
-    if before is not None:
-        trainer.resume(before)
-    return trainer
+    return Trainer(model, network, recipe, samples, validation, run, accelerator=device, place=place)
 
 
-def _announce(trainer: Trainer, untouched: bool) -> None:
+def _announce(trainer: Trainer, splits: Splits) -> None:
     recipe = trainer.recipe
+    test = "test split untouched" if splits.test else "no test split besides"
     log.print(
         f"{trainer.spec.name} {recipe.input_hw[0]}x{recipe.input_hw[1]} on {trainer.fabric.device}: "
-        f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation})"
-        f"{', test split untouched' if untouched else ''}; "
+        f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation}), {test}; "
         f"{recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {recipe.batch_size}; run {trainer.run}"
     )
     if trainer.step:
@@ -239,7 +214,15 @@ def _fit(trainer: Trainer, limit_steps: int | None) -> tuple[bool, bool]:
     from sdi.train.trainer import Progress
 
     signals: list[int] = []
-    handlers = {s: signal.signal(s, lambda number, _: signals.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, _: Any) -> None:
+        signals.append(number)
+        os.write(2, b"\nfinishing the step, then saving; once more leaves at once\n")
+        signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
+
+    for number in handlers:
+        signal.signal(number, on_signal)
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import list_images, read_gray, read_image
+from sdi.runtime.classes import defect_class, fair_shares
+from sdi.runtime.errors import InputError, some_of
+from sdi.runtime.images import list_images, read_gray, read_image, read_split
 
 __all__ = ["Pair", "Sample", "find_pairs", "hold_out", "load_samples", "read_split", "read_truth"]
 
 IMAGES_FOLDER = "Source Images"
 MASKS_FOLDER = "Ground truth"
-_NAMED_FILES = 8  # an error names this many files and counts the rest
 
 
 @dataclass(frozen=True)
@@ -77,23 +77,6 @@ def find_pairs(
     return [Pair(name, image_of[name], mask_of[name]) for name in names]
 
 
-def read_split(path: Path) -> list[str]:
-    """The picture names (stems) listed in a split file, one a line; blank lines do not count.
-
-    Raises:
-        InputError: the file is missing, is no UTF-8 text, lists nothing or lists a name twice.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read split file {path}: {error}") from error
-    names = [line.strip() for line in lines if line.strip()]
-    if not names:
-        raise InputError(f"split file {path} lists no picture")
-    _refuse([name for name, n in Counter(names).items() if n > 1], f"listed more than once in {path}")
-    return names
-
-
 def load_samples(pairs: list[Pair]) -> list[Sample]:
     """Read every pair into memory: 540 pictures of 200x200 take 86 MB.
 
@@ -108,9 +91,7 @@ def load_samples(pairs: list[Pair]) -> list[Sample]:
         except InputError as error:
             problems.append(str(error))
     if problems:
-        shown = "\n  ".join(problems[:_NAMED_FILES])
-        rest = f"\n  and {len(problems) - _NAMED_FILES} more" if len(problems) > _NAMED_FILES else ""
-        raise InputError(f"{len(problems)} of {len(pairs)} pairs cannot be used:\n  {shown}{rest}")
+        raise InputError(f"{len(problems)} of {len(pairs)} pairs cannot be used:\n  " + some_of(problems, "\n  "))
     return samples
 
 
@@ -128,7 +109,7 @@ def read_truth(path: Path) -> np.ndarray:
 
 
 def hold_out(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Split off a validation part, the same share of every defect class (the name before its last `_`).
+    """Split off a validation part, the same share of every defect class, as near as whole pictures allow.
 
     Returns:
         (kept, held out), each in the order of `pairs`. The choice depends on the names and the seed alone.
@@ -136,13 +117,13 @@ def hold_out(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair],
     rng = np.random.default_rng(seed)
     classes: dict[str, list[str]] = {}
     for pair in pairs:
-        classes.setdefault(pair.name.rpartition("_")[0], []).append(pair.name)
+        classes.setdefault(defect_class(pair.name), []).append(pair.name)
+    wanted = max(1, round(fraction * len(pairs))) if fraction > 0 and len(pairs) > 1 else 0
+    shares = fair_shares({name: len(names) for name, names in sorted(classes.items())}, wanted)
     held: set[str] = set()
-    for names in classes.values():
-        names = sorted(names)
-        held |= {names[i] for i in rng.permutation(len(names))[: round(fraction * len(names))]}
-    if not held and fraction > 0 and len(pairs) > 1:
-        held = {pairs[-1].name}
+    for name, share in shares.items():
+        names = sorted(classes[name])
+        held |= {names[i] for i in rng.permutation(len(names))[:share]}
     return [p for p in pairs if p.name not in held], [p for p in pairs if p.name in held]
 
 
@@ -165,5 +146,4 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 def _refuse(names: list[str], why: str) -> None:
     if names:
-        rest = f" and {len(names) - _NAMED_FILES} more" if len(names) > _NAMED_FILES else ""
-        raise InputError(f"{len(names)} {why}: {', '.join(names[:_NAMED_FILES])}{rest}")
+        raise InputError(f"{len(names)} {why}: {some_of(names)}")

@@ -57,6 +57,7 @@ def eval_command(
 
 def _score(pairs: Iterable[Pair], maps: Path) -> dict[str, dict[str, float]]:
     """Scores and number of pictures, for all and by defect class."""
+    from sdi.runtime.classes import defect_class
     from sdi.runtime.images import read_gray
     from sdi.train.data import read_truth
     from sdi.train.scores import Scores
@@ -69,7 +70,7 @@ def _score(pairs: Iterable[Pair], maps: Path) -> dict[str, dict[str, float]]:
             raise InputError(
                 f"map {path} is {saliency.shape[1]}x{saliency.shape[0]}, its mask {truth.shape[1]}x{truth.shape[0]}"
             )
-        for name in (_ALL, pair.name.rpartition("_")[0] or "unnamed"):
+        for name in (_ALL, f"class {defect_class(pair.name) or 'unnamed'}"):
             scores, names = gathered.setdefault(name, (Scores(), []))
             scores.update(saliency, truth)
             names.append(pair.name)

@@ -16,14 +16,16 @@ __all__ = ["main"]
 def import_command(
     published: Annotated[Path, typer.Argument(metavar="AUTHORS.pth", help="Checkpoint that the authors published.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OURS.pt", help="Checkpoint of sdi to write.")],
-    model: Annotated[str, typer.Option(help="Network whose checkpoint it is: minet or tsernet.")],
+    model: Annotated[
+        str, typer.Option(help="Network whose checkpoint it is: csepnet, csepnet-resnet50, minet or tsernet.")
+    ],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing OURS.pt.")] = False,
 ) -> None:
     """Turn a checkpoint that a network's authors published into one of sdi, for sdi-export and sdi-parity.
 
     Every weight must be there and fit; none is dropped but those that the published program never uses.
-    Preprocessing and input size become those of the authors' test program, which divides each picture by
-    its own maximum.
+    Preprocessing and input size become those of the authors' test program; TSERNet's and MINet's divide each
+    picture by its own maximum.
 
     Example:
 

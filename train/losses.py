@@ -16,6 +16,8 @@ from torch import Tensor
 __all__ = [
     "MapsLoss",
     "bce_loss",
+    "cel_loss",
+    "csepnet_loss",
     "edge_bce_loss",
     "edge_truth",
     "f_measure_loss",
@@ -71,6 +73,18 @@ def f_measure_loss(prediction: Tensor, truth: Tensor, beta2: float = 0.3) -> Ten
     return (1 - ((1 + beta2) * hit + 1e-6) / (total + 1e-6)).mean()
 
 
+def cel_loss(prediction: Tensor, truth: Tensor) -> Tensor:
+    """Consistency-enhanced loss: the share of what is marked, in map and truth together, that only one marks.
+
+    CEL = (sum(p - p g) + sum(g - p g)) / (sum(p) + sum(g) + 1e-6) with sums over the whole batch, one ratio a map,
+    then the mean over maps; in 0..1. Pictures without a defect thus count by what is wrongly marked in them.
+    Source: Pang et al., Multi-scale interactive network for salient object detection, CVPR 2020.
+    """
+    both = (prediction * truth).sum(dim=(0, 2, 3))
+    total = (prediction + truth).sum(dim=(0, 2, 3))
+    return ((total - 2 * both) / (total + 1e-6)).mean()
+
+
 def edge_truth(mask: Tensor) -> Tensor:
     """The mask's boundary: its 3x3 morphological gradient, dilation minus erosion; (N, 1, H, W) in 0..1."""
     dilated = F.max_pool2d(mask, 3, stride=1, padding=1)
@@ -94,6 +108,12 @@ def edge_bce_loss(prediction: Tensor, edge: Tensor) -> Tensor:
 def bce_loss(prediction: Tensor, truth: Tensor) -> Tensor:
     """Binary cross entropy, mean over pixels; 0 and up (PyTorch bounds each logarithm at -100)."""
     return F.binary_cross_entropy(prediction, truth.expand_as(prediction))
+
+
+def csepnet_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:
+    """BCE + IoU + CEL + SSIM, summed over s1..s5. Source: CSEPNet (Measurement 2022)."""
+    p = torch.cat(list(maps.values()), dim=1)
+    return len(maps) * (bce_loss(p, truth) + iou_loss(p, truth) + cel_loss(p, truth) + ssim_loss(p, truth))
 
 
 def minet_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:

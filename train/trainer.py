@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sdi.train.face import Face
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.recipe import Recipe
 from sdi.train.scores import predict, score_maps
+from sdi.train.splits import Place
 
 __all__ = ["Progress", "Trainer"]
 
@@ -55,6 +57,7 @@ class Trainer:
             latest epoch.
         run: an existing folder that gets `last.pt`, `best.pt` and `log.csv`.
         accelerator: as Lightning Fabric names it: auto, cpu, cuda, mps.
+        place: where the pictures lie, for checkpoints to say.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class Trainer:
         run: Path,
         *,
         accelerator: str = "auto",
+        place: Place | None = None,
     ) -> None:
         self.spec = model_spec(model)
         self.recipe = recipe
         self.samples = samples
         self.validation = validation
         self.run = run
+        self.place = place or Place()
         if not samples:
             raise InputError("no picture to train on")
         self.steps_per_epoch = max(1, len(samples) // recipe.batch_size)
@@ -109,7 +114,8 @@ class Trainer:
         last = self.steps if limit_steps is None else min(self.steps, self.step + limit_steps)
         while self.step < last and not stop():
             self._epoch(last, report, stop)
-        self._save("last.pt", resumable=True)
+        if self.step % self.steps_per_epoch or not (self.run / "last.pt").exists():
+            self._save("last.pt", resumable=True)
         if not (self.run / "best.pt").exists():
             self._save("best.pt")
         return self.step >= self.steps
@@ -182,8 +188,14 @@ class Trainer:
         state = checkpoint.training.get("state")
         if state is None:
             raise InputError("this checkpoint holds no training state (best.pt does not); resume from last.pt")
-        if state["pictures"] != self._pictures():
-            raise InputError("the training pictures are not those of the checkpoint; give the same data to resume")
+        if state["pictures"] != self._pictures:
+            raise InputError(
+                "the pictures are not those that the checkpoint was trained and chosen on; give the same data to resume"
+            )
+        if checkpoint.preprocessing != self.spec.preprocessing:
+            raise InputError(
+                f"{self.spec.name} preprocesses otherwise in this sdi; resume with the one that began the run"
+            )
         self.network.load_state_dict(load_network(checkpoint).state_dict())
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
@@ -223,6 +235,7 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "epoch": self.step / self.steps_per_epoch,
             "pictures": len(self.samples),
+            "data": self.place.to_dict(),
         }
         if resumable:
             training["state"] = {
@@ -232,7 +245,7 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "pictures": self._pictures(),
+                "pictures": self._pictures,
             }
         save_checkpoint(
             self.run / name,
@@ -246,10 +259,11 @@ class Trainer:
             ),
         )
 
+    @cached_property
     def _pictures(self) -> str:
-        """A fingerprint of the training pictures, by name and content."""
+        """A fingerprint of the pictures for training and validation, by name and content."""
         digest = hashlib.sha256()
-        for sample in self.samples:
+        for sample in (*self.samples, *self.validation):
             digest.update(sample.name.encode() + sample.image.tobytes() + sample.mask.tobytes())
         return digest.hexdigest()
 

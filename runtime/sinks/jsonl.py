@@ -36,7 +36,8 @@ class JsonlSink(Sink):
             return
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+            self._file = Path(path).open("a+", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+            _end_half_line(self._file)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; choose another file for --jsonl") from error
 
@@ -81,6 +82,15 @@ class JsonlSink(Sink):
             raise InputError(
                 f"cannot write {self._path}: {error.strerror}; make room or choose another file"
             ) from error
+
+
+def _end_half_line(file: TextIO) -> None:
+    """A power cut may have left a line without its end; the next one must not be glued to it."""
+    end = file.seek(0, 2)
+    if end > 0 and file.seekable():
+        file.seek(end - 1)
+        if file.read(1) != "\n":
+            file.write("\n")
 
 
 def _utc(seconds: float) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from sdi.runtime.defects import gray_level
 from sdi.runtime.errors import InputError
-from sdi.runtime.files import ensure_folder
+from sdi.runtime.files import create_beside, ensure_folder
 from sdi.runtime.frame import Result, Skipped
 from sdi.runtime.images import write_image
 from sdi.runtime.sinks import Sink
@@ -22,7 +20,7 @@ __all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay"
 
 _VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv"}
 _RED = (40, 40, 255)  # BGR
-_SMALL = 32  # a box narrower than this has no room for a label beside others
+_ROOM_FOR_LABELS = 128  # pixels; on a smaller picture the labels would cover the defects
 
 
 def is_video_path(path: Path) -> bool:
@@ -33,12 +31,12 @@ def is_video_path(path: Path) -> bool:
 def draw_overlay(result: Result, threshold: float) -> np.ndarray:
     """(H, W, 3) uint8 BGR: the frame, tinted red where the map is over the threshold, each region boxed."""
     image = result.frame.image.copy()
-    over = result.saliency >= math.ceil(threshold * 255)
+    over = result.saliency >= gray_level(threshold)
     image[over] = (0.55 * image[over] + 0.45 * np.array(_RED)).astype(np.uint8)
     for region in result.regions:
         corner = (region.x + region.width - 1, region.y + region.height - 1)
         cv2.rectangle(image, (region.x, region.y), corner, _RED, 1)
-        if min(result.saliency.shape) > 4 * _SMALL:
+        if min(result.saliency.shape) >= _ROOM_FOR_LABELS:
             where = (region.x, region.y - 3 if region.y > 12 else corner[1] + 11)
             cv2.putText(image, f"{region.peak:.2f}", where, cv2.FONT_HERSHEY_SIMPLEX, 0.35, _RED, 1, cv2.LINE_AA)
     return image
@@ -77,11 +75,9 @@ class OverlayVideoSink(Sink):
                 raise InputError(f"{path} is a folder; choose another name for the video")
             if path.exists() and not overwrite:
                 raise InputError(f"{path} exists; choose another name or pass --overwrite")
-            handle, name = tempfile.mkstemp(prefix=f".{path.stem[:16]}-", suffix=path.suffix, dir=path.parent)
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; choose another name") from error
-        os.close(handle)
-        self._beside = Path(name)
+        self._beside = create_beside(path)
 
     def write(self, result: Result) -> None:
         image = draw_overlay(result, self._threshold)
@@ -105,8 +101,7 @@ class OverlayVideoSink(Sink):
             return
         # What was recorded before a failure is evidence: keep it.
         try:
-            self._beside.chmod(0o644)
-            os.replace(self._beside, self._path)
+            self._beside.replace(self._path)
         except OSError as error:
             raise InputError(f"cannot write {self._path}: {error.strerror}; the video is {self._beside}") from error
 

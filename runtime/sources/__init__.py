@@ -16,7 +16,7 @@ from urllib.request import url2pathname
 
 from sdi.runtime.errors import InputError
 from sdi.runtime.frame import Frame, Skipped
-from sdi.runtime.images import IMAGE_SUFFIXES, list_images
+from sdi.runtime.images import IMAGE_SUFFIXES, images_among, list_images
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,12 +31,14 @@ class Source(abc.ABC):
         name: as the user gave it.
         live: True where frames come whether one is ready or not, so that stale ones are dropped.
         length: number of frames, where it is known.
+        fps: frames a second at which a video of it should play.
         inputs: the files it reads, so that no output lands on them.
     """
 
     name: str
     live: bool
     length: int | None
+    fps: float = 25.0
     inputs: Sequence[Path] = ()
 
     @abc.abstractmethod
@@ -93,7 +95,7 @@ def open_source(spec: str) -> Source:
         return ImageSource(spec, list_images(path))
     if is_file:
         return ImageSource(spec, [path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoSource(path)
-    matches = sorted(Path(match) for match in glob.glob(spec, recursive=True) if Path(match).is_file())
+    matches = images_among(Path(match) for match in glob.glob(spec, recursive=True))
     if matches:
         return ImageSource(spec, matches)
     raise InputError(

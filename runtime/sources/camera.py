@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import cv2
 
@@ -31,7 +32,7 @@ class CameraSource(Source):
     length = None
 
     def __init__(self, target: int | str) -> None:
-        self.name = f"camera:{target}" if isinstance(target, int) else target
+        self.name = f"camera:{target}" if isinstance(target, int) else _without_login(target)
         self._reading = threading.Lock()
         if isinstance(target, int):
             try:
@@ -48,6 +49,9 @@ class CameraSource(Source):
             self._capture = cv2.VideoCapture(target, cv2.CAP_FFMPEG, limits)
         if not self._capture.isOpened():
             raise DeviceError(_what_to_try(target))
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        if 0 < rate < 1000:  # some drivers answer nonsense
+            self.fps = rate
 
     def frames(self) -> Iterator[Frame | Skipped]:
         index = 0
@@ -69,9 +73,18 @@ class CameraSource(Source):
             self._reading.release()
 
 
+def _without_login(url: str) -> str:
+    """The URL without user and password: it goes into logs and results."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def _what_to_try(target: int | str) -> str:
     if isinstance(target, str):
-        return f"stream {target} does not open; check the address with ffplay, the network and the camera's login"
+        return (
+            f"stream {_without_login(target)} does not open; check the address with ffplay, the network and the "
+            "camera's login"
+        )
     found = sorted(str(path) for path in Path("/dev").glob("video*"))
     if not found:
         return (

@@ -36,6 +36,18 @@ def test_every_class_gives_its_share_and_the_extremes_are_in(folder):
         assert max(picked) == pytest.approx(max(means), abs=1e-3)
 
 
+def test_one_of_a_class_is_its_middle(folder):
+    for picture in choose_calibration_set(folder, 3).pictures:
+        means = sorted(draw_strip(picture.defect_class, seed, (48, 48))[0].mean() for seed in range(10))
+        assert means[3] < picture.mean < means[6]
+
+
+def test_names_narrow_the_choice(folder):
+    names = ["patch_1", "patch_4", "scratch_2"]
+    chosen = choose_calibration_set(folder, 3, names)
+    assert [picture.file for picture in chosen.pictures] == [f"{name}.png" for name in names]
+
+
 def test_choice_and_fingerprint_follow_the_pictures_alone(folder):
     first = choose_calibration_set(folder, 12)
     assert choose_calibration_set(folder, 12) == first

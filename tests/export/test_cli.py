@@ -25,21 +25,18 @@ def runs(tmp_path):
 
 
 def test_newest_run_is_taken(runs):
-    model, path, why = choose_checkpoint("minet", None, runs)
-    assert (model, path.parent.name) == ("minet", "a-newer")
+    path, why = choose_checkpoint("minet", None, runs)
+    assert path.parent.name == "a-newer"
     assert why.startswith("newest of 2")
 
 
-def test_named_checkpoint_wins_and_tells_its_model(runs):
+def test_named_checkpoint_wins(runs):
     named = runs / "minet" / "b-older" / "best.pt"
-    assert choose_checkpoint(None, named, runs)[:2] == ("minet", named)
+    assert choose_checkpoint(None, named, runs)[0] == named
 
 
 def test_shipped_checkpoint_is_the_last_resort(tmp_path):
-    assert choose_checkpoint("minet", None, tmp_path / "none")[1:] == (
-        shipped_checkpoint("minet"),
-        "comes with sdi",
-    )
+    assert choose_checkpoint("minet", None, tmp_path / "none") == (shipped_checkpoint("minet"), "comes with sdi")
 
 
 def test_no_checkpoint_names_the_commands_that_make_one(tmp_path):
@@ -48,15 +45,16 @@ def test_no_checkpoint_names_the_commands_that_make_one(tmp_path):
 
 
 def test_another_models_checkpoint_is_refused(runs):
-    with pytest.raises(InputError, match="holds minet, not tsernet; use --model minet"):
-        choose_checkpoint("tsernet", runs / "minet" / "a-newer" / "best.pt", runs)
+    done = command("sdi-export", "--model", "tsernet", "--checkpoint", runs / "minet" / "a-newer" / "best.pt")
+    assert done.returncode == 2
+    assert "holds minet, not tsernet; use --model minet" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "give --model NAME or --checkpoint FILE; models: minet, tsernet"),
-        (["--model", "unet"], "unknown model 'unet'; known: minet"),
+        ([], "give --model NAME or --checkpoint FILE; models: csepnet, csepnet-resnet50, minet, tsernet"),
+        (["--model", "unet"], "unknown model 'unet'; known: csepnet"),
         (["--model", "minet", "--frame", "1080"], "--frame takes height x width"),
         (["--model", "minet", "--dynamic", "--batch", "2"], "--dynamic leaves batch, height and width free"),
         (["--random-weights"], "--random-weights needs --model"),

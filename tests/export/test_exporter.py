@@ -13,7 +13,7 @@ import torch
 import sdi.export.exporter as exporter
 from sdi.export.exporter import ExportRequest, export_onnx
 from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import GateError, InputError
+from sdi.runtime.errors import DeviceError, GateError, InputError
 from sdi.runtime.files import sha256_of
 from sdi.runtime.manifest import read_manifest
 from sdi.runtime.strip import draw_strip
@@ -108,7 +108,7 @@ def test_self_test_finds_another_answer(exports, tmp_path):
     """As from a device that computes wrongly: the file is right, what comes out is not."""
     with open_engine(exports / "tsernet-xs-fp32.onnx") as engine:
         engine.execute = lambda frames: 255 - frames[..., 0]  # type: ignore[method-assign]
-        with pytest.raises(GateError, match=r"fails its self-test on ONNX Runtime .* gray levels, 1\.0 are allowed"):
+        with pytest.raises(DeviceError, match=r"fails its self-test on ONNX Runtime .* gray levels, 1\.0 are allowed"):
             engine.self_test()
 
 

@@ -58,5 +58,12 @@ def test_compare_refuses_what_cannot_be_compared():
         compare(lambda f: f[..., 0], lambda f: f[..., 0], [])
     with pytest.raises(InputError, match="x: the reference answers"):
         compare(lambda f: np.zeros((1, 4, 4)), lambda f: np.zeros((1, 2, 2)), [("x", frame)])
-    with pytest.raises(InputError, match="x: a map holds values that are no numbers"):
-        compare(lambda f: np.zeros((1, 4, 4)), lambda f: np.full((1, 4, 4), np.inf), [("x", frame)])
+    with pytest.raises(InputError, match="x: the reference's own map holds values that are no numbers"):
+        compare(lambda f: np.full((1, 4, 4), np.inf), lambda f: np.zeros((1, 4, 4)), [("x", frame)])
+
+
+def test_overflow_in_the_engine_fails_the_gate():
+    frame = np.zeros((4, 4, 3), np.uint8)
+    parity = compare(lambda f: np.ones((1, 4, 4)), lambda f: np.full((1, 4, 4), np.nan), [("x", frame)])
+    assert parity.to_dict() == {"max": 1.0, "p999": 1.0, "mean": 1.0, "iou": 0.0}
+    assert len(TOLERANCES["fp16"].failures(parity)) == 4

@@ -220,7 +220,7 @@ def test_an_engine_that_fails_its_self_test_is_refused(sdi_run: Run, make_engine
     manifest["golden"]["tile_means"][3][4] += 5
     (engine.parent / "tiny.onnx.json").write_text(json.dumps(manifest))
     code, out, err = sdi_run("--engine", engine, "--source", "demo", "--masks", tmp_path / "maps")
-    assert (code, out) == (1, "")
+    assert (code, out) == (3, "")
     assert "tiny.onnx fails its self-test on ONNX Runtime" in err
     assert not (tmp_path / "maps").exists()
 

@@ -18,7 +18,7 @@ from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.data import find_pairs, load_samples
 from sdi.train.face import Face
 from sdi.train.import_cli import main
-from sdi.train.models import build_model
+from sdi.train.models import SaliencyNetwork, build_model
 from sdi.train.models.deploy import deploy_form
 from sdi.train.preprocess import GRAY_STEEL, IMAGENET
 from sdi.train.scores import predict, score_maps
@@ -104,13 +104,18 @@ def error_of(function: Callable[..., object], *arguments: object) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["minet", pytest.param("tsernet", marks=pytest.mark.slow)])
-def test_every_map_is_what_the_authors_network_answers(reference: Path, name: str) -> None:
-    shapes = {key: shape for key, shape in published_shapes(reference, name).items() if not is_dead(key)}
+def filled_network(reference: Path, name: str, published: str) -> SaliencyNetwork:
+    """The network with the drawn weights, read by the authors' names."""
+    shapes = {key: shape for key, shape in published_shapes(reference, published).items() if not is_dead(key)}
     with torch.device("meta"):  # nothing to draw: every weight comes from the authors' names
         network = build_model(name)
     network.load_state_dict(weights_from_authors(filled(shapes), name), assign=True)
-    network.eval()
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["minet", pytest.param("tsernet", marks=pytest.mark.slow)])
+def test_every_map_is_what_the_authors_network_answers(reference: Path, name: str) -> None:
+    network = filled_network(reference, name, name)
     with np.load(reference / f"{name}.io.npz") as answers, torch.inference_mode():
         x = torch.from_numpy(answers["input"])
         maps = network.maps(x, every=True)
@@ -119,6 +124,24 @@ def test_every_map_is_what_the_authors_network_answers(reference: Path, name: st
             np.testing.assert_allclose(p.numpy(), answers[key], rtol=0, atol=1e-5, err_msg=key)
         primary = deploy_form(network)(x)[network.primary]
         np.testing.assert_allclose(primary.numpy(), answers[network.primary], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("csepnet", "csepnet_vgg16"), ("csepnet-resnet50", "csepnet_resnet50")]
+)
+def test_csepnets_logits_are_what_the_authors_network_answers(reference: Path, name: str, published: str) -> None:
+    """Theirs ends before the sigmoid, which would hide a part of any difference."""
+    network = filled_network(reference, name, published)
+    with np.load(reference / f"{published}.io.npz") as answers, torch.inference_mode():
+        x = torch.from_numpy(answers["input"])
+        logits, maps = network.logits(x, every=True), network.maps(x, every=True)
+        assert set(logits) == set(maps) == set(answers.files) - {"input"}
+        for key in maps:
+            wanted = torch.from_numpy(answers[key])
+            torch.testing.assert_close(logits[key], wanted, rtol=0, atol=1e-5, msg=key)
+            torch.testing.assert_close(maps[key], wanted.sigmoid(), rtol=0, atol=1e-5, msg=key)
+        primary = deploy_form(network)(x)["s1"]
+        torch.testing.assert_close(primary, torch.from_numpy(answers["s1"]).sigmoid(), rtol=0, atol=1e-5)
 
 
 def test_the_names_used_here_are_the_published_ones(reference: Path) -> None:
@@ -218,15 +241,33 @@ def test_missing_files_and_garbage_are_refused(tmp_path: Path) -> None:
 
 def test_models_that_nobody_published_are_refused(tmp_path: Path) -> None:
     text = error_of(checkpoint_from_authors, tmp_path / "x.pth", "tsernet-xs")
-    assert text == "nobody published a checkpoint of tsernet-xs; can be imported: minet, tsernet"
-    assert "unknown model 'u2net'; known: minet" in error_of(checkpoint_from_authors, tmp_path / "x.pth", "u2net")
+    assert (
+        text
+        == "nobody published a checkpoint of tsernet-xs; can be imported: csepnet, csepnet-resnet50, minet, tsernet"
+    )
+    assert "unknown model 'u2net'; known: csepnet" in error_of(checkpoint_from_authors, tmp_path / "x.pth", "u2net")
 
 
-def test_tsernets_preprocessing_is_the_published_programs(tmp_path: Path, reference: Path) -> None:
-    torch.save(hollow(published_shapes(reference, "tsernet")), tmp_path / "tsernet.pth")
-    checkpoint = checkpoint_from_authors(tmp_path / "tsernet.pth", "tsernet")
+@pytest.mark.parametrize(
+    ("name", "published", "divide_by_max"),
+    [
+        ("csepnet", "csepnet_vgg16", False),
+        ("csepnet-resnet50", "csepnet_resnet50", False),
+        ("tsernet", "tsernet", True),
+    ],
+)
+def test_preprocessing_is_the_published_programs(
+    tmp_path: Path, reference: Path, name: str, published: str, divide_by_max: bool
+) -> None:
+    torch.save(hollow(published_shapes(reference, published)), tmp_path / "net.pth")
+    checkpoint = checkpoint_from_authors(tmp_path / "net.pth", name)
     assert checkpoint.input_hw == (256, 256)
-    assert checkpoint.preprocessing == replace(IMAGENET, divide_by_max=True)
+    assert checkpoint.preprocessing == replace(IMAGENET, divide_by_max=divide_by_max)
+
+
+def test_one_backbones_checkpoint_is_not_the_others(reference: Path) -> None:
+    text = error_of(weights_from_authors, hollow(published_shapes(reference, "csepnet_resnet50")), "csepnet", "net.pth")
+    assert text.startswith("net.pth is not the published checkpoint of csepnet: missing encoder1.0.weight; ")
 
 
 @pytest.mark.slow

@@ -1,38 +1,82 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from sdi.runtime.errors import InputError
 from sdi.train.backbone import load_pretrained
-from sdi.train.models import build_model
+from sdi.train.models import build_model, model_names, model_spec
 from sdi.train.models.blocks import SaliencyNetwork
 
 
-def unfilled_tsernet() -> SaliencyNetwork:
-    """The full network without drawing 190 million random numbers."""
+def unfilled(name: str) -> SaliencyNetwork:
+    """The full network without drawing millions of random numbers."""
     with torch.device("meta"):
-        network = build_model("tsernet")
+        network = build_model(name)
     return network.to_empty(device="cpu")
 
 
-def test_levels_1_to_4_become_resnet34s_layers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With weights of our own in the place where torchvision keeps what it has downloaded."""
+@pytest.fixture
+def cached_donor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], nn.Module]:
+    """Puts weights of our own in the place where torchvision keeps what it has downloaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    torch.manual_seed(0)
-    donor = torchvision.models.resnet34()
-    url = torchvision.models.ResNet34_Weights.IMAGENET1K_V1.url
-    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save(donor.state_dict(), tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2])
-    network = unfilled_tsernet()
+
+    def put(backbone: str) -> nn.Module:
+        torch.manual_seed(0)
+        donor = torchvision.models.get_model(backbone)
+        url = torchvision.models.get_model_weights(backbone).IMAGENET1K_V1.url
+        (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+        torch.save(donor.state_dict(), tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2])
+        return donor
+
+    return put
+
+
+def assert_same_weights(ours: nn.Module, theirs: nn.Module) -> None:
+    wanted = theirs.state_dict().values()
+    assert len(wanted) > 0
+    for own, tensor in zip(ours.state_dict().values(), wanted, strict=True):
+        assert torch.equal(own, tensor)
+
+
+def test_levels_1_to_4_become_resnet34s_layers(cached_donor: Callable[[str], nn.Module]) -> None:
+    donor, network = cached_donor("resnet34"), unfilled("tsernet")
     load_pretrained(network, "resnet34")
     for i in range(4):
-        ours, theirs = network.encoder[i].state_dict(), getattr(donor, f"layer{i + 1}").state_dict()
-        assert list(ours) == list(theirs)
-        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+        assert_same_weights(network.encoder[i], getattr(donor, f"layer{i + 1}"))
+
+
+def test_csepnets_encoder_becomes_vgg16s_convolutions(cached_donor: Callable[[str], nn.Module]) -> None:
+    donor, network = cached_donor("vgg16_bn"), unfilled("csepnet")
+    load_pretrained(network, "vgg16_bn")
+    assert_same_weights(network.encoder, donor.features)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        answer = nn.Sequential(*network.encoder).eval()(x)
+        assert torch.equal(answer, donor.features[:-1].eval()(x))  # all but the last pooling
+
+
+def test_csepnets_encoder_becomes_all_of_resnet50_but_its_classifier(
+    cached_donor: Callable[[str], nn.Module],
+) -> None:
+    donor, network = cached_donor("resnet50"), unfilled("csepnet-resnet50")
+    load_pretrained(network, "resnet50")
+    headless = nn.Sequential(*list(donor.children())[:-2])
+    assert_same_weights(network.encoder, headless)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(nn.Sequential(*network.encoder).eval()(x), headless.eval()(x))
+
+
+@pytest.mark.parametrize("name", [name for name in model_names() if model_spec(name).backbone])
+def test_torchvision_knows_every_registered_backbone(name: str) -> None:
+    with torch.device("meta"):
+        build_model(name).load_backbone(torchvision.models.get_model(model_spec(name).backbone))
 
 
 def test_without_a_way_to_get_the_weights_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

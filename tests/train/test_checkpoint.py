@@ -77,7 +77,9 @@ def test_refuses_another_models_weights(saved: Path) -> None:
 
 def test_refuses_a_model_it_does_not_know(saved: Path) -> None:
     rewrite(saved, model="u2net")
-    assert "holds 'u2net', which this sdi does not know: minet, tsernet" in error_of(load_checkpoint, saved)
+    assert "holds 'u2net', which this sdi does not know: csepnet, csepnet-resnet50, minet" in error_of(
+        load_checkpoint, saved
+    )
 
 
 def test_refuses_a_newer_format(saved: Path) -> None:

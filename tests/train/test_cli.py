@@ -60,7 +60,8 @@ def test_goes_on_where_it_stopped_and_reports_as_json(run_command: Run, steel: P
     assert json.loads(started[1]) == {"run": str(run), "finished": False, "step": 3, "best_S": None}
     assert f"stopped at step 3 of 8; go on with: sdi-train --resume {run}" in started[2]
     for resume in (run, run / "last.pt"):  # the folder, and then the file of a finished run
-        code, out, err = run_command(main, "--resume", resume, "--data", steel, "--device", "cpu", "--json")
+        # As it was printed: the run knows where its pictures lie.
+        code, out, err = run_command(main, "--resume", resume, "--device", "cpu", "--json")
         assert code == 0
         assert json.loads(out)["finished"]
         assert json.loads(out)["step"] == 8
@@ -137,11 +138,13 @@ def test_ctrl_c_saves_leaves_with_130_and_can_be_resumed(run_command: Run, steel
 
 def test_no_model_lists_them(run_command: Run, steel: Path) -> None:
     outcome = run_command(main, "--data", steel)
-    assert_one_line(outcome, "choose a network with --model: minet, tsernet, tsernet-s, tsernet-xs")
+    assert_one_line(
+        outcome, "choose a network with --model: csepnet, csepnet-resnet50, minet, tsernet, tsernet-s, tsernet-xs"
+    )
 
 
 def test_an_unknown_model_lists_the_known_ones(run_command: Run, steel: Path) -> None:
-    assert_one_line(run_command(main, "--model", "u2net", "--data", steel), "unknown model 'u2net'; known: minet")
+    assert_one_line(run_command(main, "--model", "u2net", "--data", steel), "unknown model 'u2net'; known: csepnet")
 
 
 def test_no_data_says_how_to_give_some(run_command: Run) -> None:
@@ -186,7 +189,25 @@ def test_val_test_needs_a_test_split(run_command: Run, steel: Path) -> None:
 def test_pictures_in_both_splits_are_refused(run_command: Run, steel: Path, tmp_path: Path) -> None:
     (steel / "test.txt").write_text("Sc_1\nIn_1\n")
     outcome = run_command(main, *TINY, "--data", steel, "--val", "none", "-o", tmp_path / "run")
-    assert_one_line(outcome, "1 pictures are both trained and evaluated on: In_1")
+    assert_one_line(outcome, "1 pictures are both in train.txt and in test.txt: In_1")
+
+
+def test_test_pictures_are_never_trained_on_for_want_of_a_split_file(run_command: Run, steel: Path) -> None:
+    (steel / "train.txt").rename(steel / "Train.txt")
+    assert_one_line(run_command(main, *TINY, "--data", steel), "has a test.txt but no train.txt")
+
+
+def test_a_picture_under_two_names_is_not_both_trained_and_validated_on(
+    run_command: Run, steel_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    names = [f"In_{i}" for i in range(10)]
+    folder = steel_tree(names)
+    for part, suffix in (("Source Images", "bmp"), ("Ground truth", "png")):
+        for name in names[1:]:
+            content = (folder / part / f"{names[0]}.{suffix}").read_bytes()
+            (folder / part / f"{name}.{suffix}").write_bytes(content)
+    outcome = run_command(main, *TINY, "--data", folder, "-o", tmp_path / "run")
+    assert_one_line(outcome, "1 validation pictures are also trained on: In_")
 
 
 def test_a_run_is_not_overwritten(run_command: Run, steel: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def test_a_long_list_of_absent_pictures_is_shortened(steel_tree) -> None:
     (folder / "train.txt").write_text("\n".join(f"Pa_{i}" for i in range(11)))
     text = error_of(find_pairs, folder, "train")
     assert text.startswith("11 named in train.txt but without a picture")
-    assert text.endswith("Pa_0, Pa_1, Pa_2, Pa_3, Pa_4, Pa_5, Pa_6, Pa_7 and 3 more")
+    assert text.endswith("Pa_0, Pa_1, Pa_2, Pa_3, Pa_4, Pa_5, Pa_6, Pa_7, and 3 more")
 
 
 @pytest.mark.parametrize(
@@ -255,6 +255,16 @@ def test_hold_out_takes_the_same_share_of_every_class() -> None:
     assert sorted(p.name for p in kept + held) == sorted(p.name for p in pairs)
     for part in (kept, held):
         assert part == [p for p in pairs if p in part]
+
+
+def test_hold_out_of_many_small_classes_is_still_the_share_asked_for() -> None:
+    for pairs in (
+        pairs_named(*(f"coil{c}_{i}" for c in range(100) for i in range(4))),
+        pairs_named(*(f"2026-01-01T00-00-{i:02d}.000_{i:06d}" for i in range(60))),
+    ):
+        kept, held = hold_out(pairs, 0.1, seed=0)
+        assert len(held) == len(pairs) // 10
+        assert len(kept) + len(held) == len(pairs)
 
 
 def test_hold_out_depends_on_names_and_seed_alone() -> None:

@@ -24,7 +24,7 @@ def test_scores_all_and_each_class(run_command: Run, steel: Path) -> None:
     code, out, _ = run_command(main, "--maps", steel / "Ground truth", "--data", steel, "--json")
     assert code == 0
     rows = json.loads(out)
-    assert {name: row["pictures"] for name, row in rows.items()} == {"all": 3, "Pa": 1, "Sc": 2}
+    assert {name: row["pictures"] for name, row in rows.items()} == {"all": 3, "class Pa": 1, "class Sc": 2}
     for row in rows.values():  # the truth itself
         assert (row["maxF"], row["MAE"]) == (pytest.approx(1), 0)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sdi.train.losses import (
     bce_loss,
+    cel_loss,
+    csepnet_loss,
     edge_bce_loss,
     edge_truth,
     f_measure_loss,
@@ -21,7 +23,7 @@ from sdi.train.losses import (
 )
 
 PER_MAP = [bce_loss, ssim_loss, iou_loss, f_measure_loss]
-MINET_MAPS = [f"s{i}" for i in range(1, 6)]
+FIVE_MAPS = [f"s{i}" for i in range(1, 6)]
 TSERNET_MAPS = [
     "final",
     *(f"sal{i}" for i in range(1, 7)),
@@ -49,6 +51,7 @@ def random_pair(n: int = 2, k: int = 1, side: int = 24, seed: int = 0) -> tuple[
     ("loss", "value"),
     [
         (bce_loss, 2 * log(2) / 4),  # two pixels at one half, two right ones
+        (cel_loss, (0.5 + 0.5) / (2 + 2)),  # one half too much here, one half too little there
         (iou_loss, 1 - 1.5 / (2 + 2 - 1.5)),
         (f_measure_loss, 1 - 1.3 * 1.5 / (0.3 * 2 + 2)),
     ],
@@ -90,7 +93,7 @@ def test_a_mask_that_touches_the_border_has_no_edge_along_it() -> None:
     assert not edge_truth(torch.ones(1, 1, 8, 8)).any()
 
 
-@pytest.mark.parametrize("loss", PER_MAP)
+@pytest.mark.parametrize("loss", [*PER_MAP, cel_loss])
 def test_a_perfect_map_costs_nothing_and_its_opposite_most(loss) -> None:
     truth = random_pair()[1]
     assert float(loss(truth, truth)) == pytest.approx(0, abs=1e-5)
@@ -105,11 +108,34 @@ def test_several_maps_at_once_cost_the_mean_of_each(loss) -> None:
     assert float(loss(maps, truth)) == pytest.approx(sum(each) / 12, rel=1e-5)
 
 
-def test_minet_loss_sums_over_its_maps() -> None:
+def test_cel_pools_the_pictures_of_a_batch() -> None:
+    """A clean picture with one pixel wrongly marked adds that pixel; alone it would cost all it can."""
+    clean, one_wrong = torch.zeros_like(T), as_map([1.0, 0.0], [0.0, 0.0])
+    assert float(cel_loss(one_wrong, clean)) == pytest.approx(1, abs=1e-5)
+    value = cel_loss(torch.cat([P, one_wrong]), torch.cat([T, clean]))
+    assert float(value) == pytest.approx((0.5 + 0.5 + 1) / (2 + 2 + 1), abs=1e-6)
+
+
+def test_cel_of_several_maps_is_the_mean_of_each() -> None:
+    maps, truth = random_pair(n=3, k=4)
+    each = [float(cel_loss(maps[:, j : j + 1], truth)) for j in range(4)]
+    assert float(cel_loss(maps, truth)) == pytest.approx(sum(each) / 4, rel=1e-5)
+
+
+def test_cel_of_nothing_in_nothing_is_nothing() -> None:
+    nothing = torch.zeros(2, 1, 4, 4)
+    assert float(cel_loss(nothing, nothing)) == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "parts"),
+    [(csepnet_loss, [bce_loss, iou_loss, cel_loss, ssim_loss]), (minet_loss, [bce_loss, ssim_loss])],
+)
+def test_loss_of_five_maps_sums_over_them(loss, parts: list) -> None:
     stacked, truth = random_pair(k=5)
-    maps = {name: stacked[:, i : i + 1] for i, name in enumerate(MINET_MAPS)}
-    wanted = sum(float(bce_loss(p, truth) + ssim_loss(p, truth)) for p in maps.values())
-    assert float(minet_loss(maps, truth)) == pytest.approx(wanted, rel=1e-5)
+    maps = {name: stacked[:, i : i + 1] for i, name in enumerate(FIVE_MAPS)}
+    wanted = sum(float(part(p, truth)) for p in maps.values() for part in parts)
+    assert float(loss(maps, truth)) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_tsernet_loss_sums_over_twelve_maps_and_the_edge() -> None:
@@ -123,7 +149,9 @@ def test_tsernet_loss_sums_over_twelve_maps_and_the_edge() -> None:
 
 @pytest.mark.parametrize("filling", [0.0, 1.0])
 @pytest.mark.parametrize("answer", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(("loss", "names"), [(minet_loss, MINET_MAPS), (tsernet_loss, TSERNET_MAPS)])
+@pytest.mark.parametrize(
+    ("loss", "names"), [(csepnet_loss, FIVE_MAPS), (minet_loss, FIVE_MAPS), (tsernet_loss, TSERNET_MAPS)]
+)
 def test_finite_on_empty_and_full_masks(loss, names: list[str], answer: float, filling: float) -> None:
     maps = {name: torch.full((2, 1, 32, 32), answer, requires_grad=True) for name in names}
     value = loss(maps, torch.full((2, 1, 32, 32), filling))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from sdi.runtime.errors import InputError
-from sdi.train.losses import MapsLoss, minet_loss, tsernet_loss
+from sdi.train.losses import MapsLoss, csepnet_loss, minet_loss, tsernet_loss
 from sdi.train.models.blocks import SaliencyNetwork
+from sdi.train.models.csepnet import CSEPNet
 from sdi.train.models.minet import MINet
 from sdi.train.models.tsernet import TSERNet
 from sdi.train.preprocess import GRAY_STEEL, IMAGENET, Preprocessing
@@ -79,6 +80,19 @@ for _name, _width in (("tsernet", 1.0), ("tsernet-s", 1 / 4), ("tsernet-xs", 1 /
             input_hw=(256, 256),
             learning_rate=1e-3,
             backbone="resnet34" if _width == 1 else "",
+        )
+    )
+for _name, _backbone in (("csepnet", "vgg16_bn"), ("csepnet-resnet50", "resnet50")):
+    register_model(
+        ModelSpec(
+            name=_name,
+            family="csepnet",
+            build=partial(CSEPNet, _backbone),
+            loss=csepnet_loss,
+            preprocessing=IMAGENET,
+            input_hw=(256, 256),
+            learning_rate=1e-3,
+            backbone=_backbone,
         )
     )
 register_model(

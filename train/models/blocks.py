@@ -30,6 +30,10 @@ class SaliencyNetwork(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return self.maps(x, every=self.training)
 
+    def load_backbone(self, donor: nn.Module) -> None:
+        """Take over the weights of torchvision's network that `ModelSpec.backbone` names."""
+        raise NotImplementedError
+
     def drop_training_heads(self) -> None:
         """Delete the modules that only the supervised side maps need. Called on a copy, by `deploy`."""
         raise NotImplementedError
@@ -40,10 +44,12 @@ def conv(in_channels: int, out_channels: int, kernel: int = 3, *, dilation: int 
     return nn.Conv2d(in_channels, out_channels, kernel, padding=dilation * (kernel // 2), dilation=dilation, bias=bias)
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3, *, dilation: int = 1) -> nn.Sequential:
-    """Convolution with bias, batch norm, ReLU."""
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int = 3, *, dilation: int = 1, bias: bool = True
+) -> nn.Sequential:
+    """Convolution with same padding, batch norm, ReLU."""
     return nn.Sequential(
-        conv(in_channels, out_channels, kernel, dilation=dilation), nn.BatchNorm2d(out_channels), nn.ReLU()
+        conv(in_channels, out_channels, kernel, dilation=dilation, bias=bias), nn.BatchNorm2d(out_channels), nn.ReLU()
     )
 
 

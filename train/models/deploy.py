@@ -37,8 +37,13 @@ def fold_batch_norm(module: nn.Module) -> None:
     """
     before: tuple[str, nn.Module] | None = None
     for name, child in list(module.named_children()):
-        if isinstance(child, nn.BatchNorm2d) and before is not None and isinstance(before[1], nn.Conv2d):
-            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+        if (
+            isinstance(child, nn.BatchNorm2d)
+            and before is not None
+            and isinstance(before[1], (nn.Conv2d, nn.ConvTranspose2d))
+        ):
+            transpose = isinstance(before[1], nn.ConvTranspose2d)
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child, transpose))
             setattr(module, name, nn.Identity())
         elif isinstance(child, _HasDeployForm):
             setattr(module, name, child.deployed())

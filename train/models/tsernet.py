@@ -190,6 +190,14 @@ class TSERNet(SaliencyNetwork):
         logits = {"final": final, "sal1": initial, "edge": edge, **sides, **refined}
         return {name: probability(upsample_to(value, x)) for name, value in logits.items()}
 
+    def load_backbone(self, donor: nn.Module) -> None:
+        """Levels 1..4 of the full-width network are layer1..layer4 of torchvision's ResNet-34.
+
+        The stem and levels 5 and 6 have no counterpart and stay as they are.
+        """
+        for i in range(4):
+            self.encoder[i].load_state_dict(donor.get_submodule(f"layer{i + 1}").state_dict())
+
     def drop_training_heads(self) -> None:
         self.bridge_head = nn.Identity()  # type: ignore[assignment]
         for i in range(1, 6):
