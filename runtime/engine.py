@@ -2,7 +2,7 @@
 
 How one is used:
 
-    with open_engine("minet.onnx") as engine:
+    with open_engine("minet-fp32.onnx") as engine:
         saliency = engine(frame)          # (H, W, 3) uint8 BGR -> (H, W) uint8
 """
 
@@ -116,7 +116,7 @@ class Engine(abc.ABC):
 
 def default_engine() -> Path:
     """The small network that the package ships."""
-    return ENGINES_FOLDER / "minet.onnx"
+    return ENGINES_FOLDER / "minet-fp32.onnx"
 
 
 def open_engine(path: Path | str, device: str = "auto", threads: int | None = None) -> Engine:

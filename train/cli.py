@@ -129,8 +129,9 @@ def train_command(
             raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
         run = resume if resume.is_dir() else resume.parent
         model, recipe = before.model, Recipe.from_dict(before.training["recipe"])
-        if not (images or masks) and before.training.get("data"):
-            place = Place.from_dict(before.training["data"])
+        known = before.training.get("state", {}).get("data", {})
+        if not (images or masks) and known and all(Path(folder).is_dir() for folder in known.values()):
+            place = Place.from_dict(known)  # else it was moved, and the command line says where to
     elif model is None:
         raise InputError(f"choose a network with --model: {', '.join(model_names())}")
     else:

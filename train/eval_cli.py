@@ -78,11 +78,12 @@ def _score(pairs: Iterable[Pair], maps: Path) -> dict[str, dict[str, float]]:
 
 
 def _show(rows: dict[str, dict[str, float]]) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table()
-    for heading in ("class", *rows[_ALL]):
-        table.add_column(heading, justify="left" if heading == "class" else "right")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for heading in ("", *rows[_ALL]):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
         table.add_row(name, *(str(v) if isinstance(v, int) else f"{v:.4f}" for v in row.values()))
     out.print(table)

@@ -235,7 +235,6 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "epoch": self.step / self.steps_per_epoch,
             "pictures": len(self.samples),
-            "data": self.place.to_dict(),
         }
         if resumable:
             training["state"] = {
@@ -246,6 +245,7 @@ class Trainer:
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 "pictures": self._pictures,
+                "data": self.place.to_dict(),  # of this machine, so in last.pt alone
             }
         save_checkpoint(
             self.run / name,
