@@ -78,10 +78,9 @@ def _score(pairs: Iterable[Pair], maps: Path) -> dict[str, dict[str, float]]:
 
 
 def _show(rows: dict[str, dict[str, float]]) -> None:
-    from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(box=None, padding=(0, 1, 0, 0))  # ten columns in 80 characters
     for heading in ("", *rows[_ALL]):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
