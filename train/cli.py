@@ -173,11 +173,9 @@ def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
     torch.manual_seed(seed)
     network = build_model(model)
     backbone = model_spec(model).backbone
-    if not backbone:
-        log.print(f"{model} starts from random weights: there are no ImageNet weights of its backbone")
-    elif pretrained:
+    if backbone and pretrained:
         load_pretrained(network, backbone)
-    else:
+    elif backbone:
         warn(f"{model} starts from random weights (--no-pretrained)")
     return network
 
@@ -203,6 +201,8 @@ def _announce(trainer: Trainer, splits: Splits) -> None:
         f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation}), {test}; "
         f"{recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {recipe.batch_size}; run {trainer.run}"
     )
+    if not trainer.step and not trainer.spec.backbone:
+        log.print("it starts from random weights: there are no ImageNet weights for it")
     if trainer.step:
         log.print(f"resumed at step {trainer.step} of {trainer.steps}")
 

@@ -90,8 +90,11 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             raise InputError(f"--device {accelerator} cannot be used here: {error}") from error
         torch.manual_seed(recipe.seed)
-        # Faster than the default layout on a CPU (docs/benchmarks.md), and what GPUs prefer.
-        self.network = network.to(memory_format=torch.channels_last)
+        # What GPUs prefer. On a CPU faster (docs/benchmarks.md), but there PyTorch 2.14's backward pass corrupts the
+        # heap for some networks: only those that were found sound use it.
+        sound = self.spec.channels_last_on_cpu or self.fabric.device.type == "cuda"
+        self.layout = torch.channels_last if sound else torch.contiguous_format
+        self.network = network.to(memory_format=self.layout)
         optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         self.model, self.optimiser = self.fabric.setup(network, optimiser)
         # The training-time face shares the network's weights; it scores what would be exported.
@@ -150,7 +153,7 @@ class Trainer:
     def _train_step(self, frames: Tensor, masks: Tensor) -> float:
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate()
-        maps = self.model(self.face.normalise(frames).contiguous(memory_format=torch.channels_last))
+        maps = self.model(self.face.normalise(frames).contiguous(memory_format=self.layout))
         value = math.nan
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if torch.stack([p.isfinite().all() for p in maps.values()]).all():

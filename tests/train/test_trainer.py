@@ -173,7 +173,9 @@ def test_refuses_to_resume_on_other_pictures(tmp_path: Path, samples: list[Sampl
     trainer_in(tmp_path / "run", samples).fit(limit_steps=1)
     other = [replace(samples[0], mask=255 - samples[0].mask), *samples[1:]]
     for pictures in (samples[:-1], other):
-        with pytest.raises(InputError, match="the training pictures are not those of the checkpoint"):
+        with pytest.raises(
+            InputError, match="the pictures are not those that the checkpoint was trained and chosen on"
+        ):
             trainer_in(tmp_path / "b", pictures).resume(load_checkpoint(tmp_path / "run" / "last.pt"))
 
 

@@ -31,6 +31,7 @@ class ModelSpec:
     preprocessing: Preprocessing
     input_hw: tuple[int, int]  # default height and width of the network's input
     learning_rate: float
+    channels_last_on_cpu: bool = False  # found sound and faster there, see Trainer
     backbone: str = ""  # torchvision's name of the backbone with ImageNet weights; empty where there is none
 
 
@@ -104,5 +105,6 @@ register_model(
         preprocessing=GRAY_STEEL,
         input_hw=(256, 256),
         learning_rate=4e-3,
+        channels_last_on_cpu=True,
     )
 )
