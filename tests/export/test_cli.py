@@ -7,7 +7,10 @@ import os
 import pytest
 
 from sdi.export.checkpoint_choice import choose_checkpoint, shipped_checkpoint
+from sdi.runtime.engine import default_engine
 from sdi.runtime.errors import InputError
+from sdi.runtime.files import sha256_of
+from sdi.runtime.manifest import read_manifest
 from sdi.train.checkpoint import save_checkpoint
 from support import command, lively_checkpoint
 
@@ -37,6 +40,12 @@ def test_named_checkpoint_wins(runs):
 
 def test_shipped_checkpoint_is_the_last_resort(tmp_path):
     assert choose_checkpoint("minet", None, tmp_path / "none") == (shipped_checkpoint("minet"), "comes with sdi")
+
+
+def test_the_shipped_engine_was_made_from_the_shipped_checkpoint():
+    manifest = read_manifest(default_engine())
+    assert manifest is not None
+    assert manifest.checkpoint_sha256 == sha256_of(shipped_checkpoint("minet"))
 
 
 def test_no_checkpoint_names_the_commands_that_make_one(tmp_path):
