@@ -92,8 +92,10 @@ def _explanation(error: Exception) -> str | None:
     """What to tell of an error; None where it is our own bug."""
     if isinstance(error, SdiError | OSError):
         return str(error)
-    extra = _EXTRA_OF.get((error.name or "").partition(".")[0]) if isinstance(error, ModuleNotFoundError) else None
-    return f"{error.name} is not installed: pip install 'sdi[{extra}]'" if extra else None
+    if isinstance(error, ModuleNotFoundError):
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        return f"{error.name} is not installed: pip install 'sdi[{extra}]'" if extra else None
+    return None
 
 
 def _paragraphs(text: str) -> str:
