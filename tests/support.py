@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from sdi.train.checkpoint import Checkpoint
-from sdi.train.models import build_model, model_spec
+from sdi.train.models import SaliencyNetwork, build_model, model_spec
+
+_NARROW = {"csepnet": 1 / 4, "minet": 1 / 2, "tsernet": 1 / 16, "tsernet-lite": 1 / 2}  # width by family
 
 
 def command(name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -19,6 +23,13 @@ def command(name: str, *arguments: object, cwd: Path | None = None) -> subproces
     return subprocess.run(
         [program, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=False, cwd=cwd
     )
+
+
+def narrow_network(model: str, seed: int = 0) -> SaliencyNetwork:
+    """A registered network a few channels wide: all its parts in a tenth of the time."""
+    torch.manual_seed(seed)
+    spec = model_spec(model)
+    return spec.build(width=_NARROW[spec.family])
 
 
 def lively_checkpoint(model: str, side: int, seed: int = 0) -> Checkpoint:
@@ -35,3 +46,33 @@ def lively_checkpoint(model: str, side: int, seed: int = 0) -> Checkpoint:
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, 0, (1 / fan_in) ** 0.5)
     return Checkpoint(model, (side, side), model_spec(model).preprocessing, network.state_dict())
+
+
+@dataclass(frozen=True)
+class ParsedView:
+    """What NVIDIA's parser makes of an ONNX file."""
+
+    shapes: dict[str, tuple[int, ...]]  # of inputs and outputs, -1 where free
+    kinds: dict[str, str]  # their types, e.g. "UINT8"
+    layers: list[str]  # names
+    layer_kinds: list[str]  # e.g. "CONVOLUTION"
+
+
+def nvidia_view(path: Path) -> ParsedView:
+    """Parse as TensorRT-RTX does, strongly typed; fails with the parser's own words. Needs no GPU."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    parsed = parser.parse_from_file(str(path))
+    assert parsed, [parser.get_error(i).desc() for i in range(parser.num_errors)]
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    layers = [network.get_layer(i) for i in range(network.num_layers)]
+    return ParsedView(
+        {tensor.name: tuple(tensor.shape) for tensor in tensors},
+        {tensor.name: tensor.dtype.name for tensor in tensors},
+        [layer.name for layer in layers],
+        [layer.type.name for layer in layers],
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import atomic_path
-from sdi.train.models import SaliencyNetwork, build_model, model_names, model_spec
+from sdi.train.models import SaliencyNetwork, build_model, known_models, model_names, model_spec
 from sdi.train.preprocess import Preprocessing
 
 __all__ = ["Checkpoint", "load_checkpoint", "load_network", "read_torch_file", "save_checkpoint", "versions"]
@@ -96,7 +96,7 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
     if model is not None and value["model"] != model:
         raise InputError(f"{path} holds {value['model']}, not {model}; use --model {value['model']}")
     if value["model"] not in model_names():
-        raise InputError(f"{path} holds '{value['model']}', which this sdi does not know: {', '.join(model_names())}")
+        raise InputError(f"{path} holds '{value['model']}', which this sdi does not know: {known_models()}")
     return Checkpoint(
         model=value["model"],
         input_hw=(value["input_hw"][0], value["input_hw"][1]),

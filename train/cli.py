@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +13,8 @@ from sdi.runtime.errors import InputError
 from sdi.runtime.files import ensure_folder
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from sdi.train.checkpoint import Checkpoint
     from sdi.train.models import SaliencyNetwork
     from sdi.train.recipe import Recipe
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DATA = "Data"
-_RECIPE = "Recipe (each model has its own defaults)"
+_RECIPE = "Recipe (what is not given comes from --recipe)"
 _RUN = "Run"
 
 
@@ -35,9 +34,14 @@ def train_command(
         Path | None,
         typer.Option(
             envvar="SDI_DATA",
-            help="Folder in the SD-saliency-900 layout: 'Source Images', 'Ground truth', train.txt, test.txt.",
+            help="Folder in the layout of SD-saliency-900 ('Source Images', 'Ground truth', train.txt, test.txt) or "
+            "of ORSSD and EORSSD (train-images, train-labels, test-images, test-labels).",
             rich_help_panel=_DATA,
         ),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="sd-saliency-900 or orssd; by default the one that --data fits.", rich_help_panel=_DATA),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Instead of --data: folder of pictures.", rich_help_panel=_DATA)
@@ -55,13 +59,53 @@ def train_command(
             rich_help_panel=_DATA,
         ),
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="'paper' trains as the network's authors did, for a GPU (default where there is a paper); 'quick' is "
+            "AdamW with warm-up and cosine over 60 epochs, for a CPU and for small networks.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the pictures.", rich_help_panel=_RECIPE)] = None,
-    batch: Annotated[int | None, typer.Option(help="Pictures a step.", rich_help_panel=_RECIPE)] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Length in steps of the optimiser, instead of --epochs.", rich_help_panel=_RECIPE)
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Pictures a step, over all devices.", rich_help_panel=_RECIPE)
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Compute each batch in N parts, one after the other, to save memory (default 1).",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Greatest learning rate.", rich_help_panel=_RECIPE)] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side of the square input, a multiple of 32.", rich_help_panel=_RECIPE)
+        int | None,
+        typer.Option(
+            help="Side of the square input, a multiple of 16; a recipe's crop is scaled with it.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="32, 16-mixed or bf16-mixed; losses stay in 32.", rich_help_panel=_RECIPE)
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", rich_help_panel=_RECIPE)] = None,
+    evaluate_every: Annotated[
+        int | None, typer.Option(min=1, help="Evaluate each N epochs.", rich_help_panel=_RECIPE)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="FIELD=VALUE",
+            help="Any other field, e.g. ema=0.999, optimiser=sgd, augmentation.rotation=10; can be repeated. A wrong "
+            "name lists them all.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     pretrained: Annotated[
         bool,
         typer.Option(
@@ -78,14 +122,22 @@ def train_command(
         Path | None,
         typer.Option("-o", "--output", help="Run folder; default runs/MODEL/DATE-TIME.", rich_help_panel=_RUN),
     ] = None,
-    evaluate_every: Annotated[
-        int | None, typer.Option(min=1, help="Evaluate each N epochs (default 5).", rich_help_panel=_RECIPE)
-    ] = None,
     limit_steps: Annotated[
         int | None, typer.Option(min=1, help="Stop after N steps; --resume goes on.", rich_help_panel=_RUN)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=_RUN)] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all.", rich_help_panel=_RUN)] = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            min=1, help="GPUs, or processes on a CPU, that share each batch between them.", rich_help_panel=_RUN
+        ),
+    ] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the training step (torch.compile).", rich_help_panel=_RUN)
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads a process; default all.", rich_help_panel=_RUN)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Train a saliency network on pictures and masks.
@@ -95,73 +147,95 @@ def train_command(
 
     Examples:
 
-      sdi-train --model minet --data SD-saliency-900
+      sdi-train --model minet --recipe quick --data SD-saliency-900
 
-      sdi-train --model tsernet-xs --images steel/images --masks steel/masks --epochs 100
+      sdi-train --model tsernet --data SD-saliency-900 --devices 4 --precision bf16-mixed
+
+      sdi-train --model tsernet-xs --recipe quick --images steel/images --masks steel/masks --set ema=0.999
     """
-    import torch
-
-    from sdi.train.checkpoint import load_checkpoint, load_network
-    from sdi.train.models import model_names
-    from sdi.train.recipe import Recipe
+    from sdi.train.checkpoint import load_checkpoint
+    from sdi.train.devices import one_voice, open_fabric
+    from sdi.train.models import known_models, model_spec
+    from sdi.train.recipe import Recipe, parse_settings
     from sdi.train.splits import Place, choose_splits
+    from sdi.train.watch import watch
 
-    if threads:
-        torch.set_num_threads(threads)
-    given: dict[str, Any] = {
-        "val": val,
-        "epochs": epochs,
-        "batch": batch,
-        "lr": lr,
-        "size": size,
-        "seed": seed,
-        "evaluate-every": evaluate_every,
+    flags: dict[str, tuple[str, Any]] = {
+        "validation": ("--val", val),
+        "epochs": ("--epochs", epochs),
+        "steps": ("--steps", steps),
+        "batch_size": ("--batch", batch),
+        "accumulate": ("--accumulate", accumulate),
+        "learning_rate": ("--lr", lr),
+        "input_hw": ("--size", None if size is None else (size, size)),
+        "precision": ("--precision", precision),
+        "seed": ("--seed", seed),
+        "evaluate_every": ("--evaluate-every", evaluate_every),
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    place = Place(images=images, masks=masks) if images or masks else Place(data=data)  # SDI_DATA may be set as well
+    given = {field: flag for field, (flag, value) in flags.items() if value is not None}
+    changes = {field: flags[field][1] for field in given}
+    for field, value in parse_settings(settings or []).items():
+        if field in given:
+            raise InputError(f"--set {field} and {given[field]} say the same; give one of them")
+        changes[field] = value
+    # SDI_DATA may be set as well.
+    place = Place(images=images, masks=masks, layout=layout) if images or masks else Place(data=data, layout=layout)
     before: Checkpoint | None = None
     if resume is not None:
-        fixed = [f"--{name}" for name in given] + ["--model"] * bool(model) + ["--output"] * bool(output)
-        if fixed:
-            raise InputError(f"--resume takes network, recipe and folder from the run; leave out {', '.join(fixed)}")
-        before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume)
+        others = {"--set": settings, "--recipe": recipe, "--output": output}
+        if fixed := [*given.values(), *(flag for flag, value in others.items() if value)]:
+            raise InputError(f"--resume takes recipe and folder from the run; leave out {', '.join(fixed)}")
+        before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume, model)
         if "recipe" not in before.training:
             raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
         run = resume if resume.is_dir() else resume.parent
-        model, recipe = before.model, Recipe.from_dict(before.training["recipe"])
-        known = before.training.get("state", {}).get("data", {})
-        if not (images or masks) and known and all(Path(folder).is_dir() for folder in known.values()):
-            place = Place.from_dict(known)  # else it was moved, and the command line says where to
+        model, chosen = before.model, Recipe.from_dict(before.training["recipe"])
+        known = Place.from_dict(before.training.get("state", {}).get("data", {}))
+        if not (images or masks) and known.folders() and all(folder.is_dir() for folder in known.folders()):
+            place = known  # else it was moved, and the command line says where to
     elif model is None:
-        raise InputError(f"choose a network with --model: {', '.join(model_names())}")
+        raise InputError(f"choose a network with --model: {known_models()}")
     else:
-        recipe = _recipe(model, given)
+        chosen = _recipe(model, recipe, changes)
         run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         if any((run / name).exists() for name in ("last.pt", "best.pt")):
             raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
-    splits = choose_splits(place, recipe.validation, recipe.seed)
-    if before is None:
-        trainer = _trainer(model, _fresh_network(model, recipe.seed, pretrained), recipe, splits, run, device, place)
-    else:
-        trainer = _trainer(model, load_network(before), recipe, splits, run, device, place)
-        trainer.resume(before)
-    _announce(trainer, splits)
-    finished, interrupted = _fit(trainer, limit_steps)
-    _report(trainer, finished, json)
-    if interrupted:
-        raise typer.Exit(130)
+    splits = choose_splits(place, chosen.validation, chosen.seed)
+    fabric = open_fabric(device, devices, chosen.precision)
+    if fabric.device.type == "cpu" and before is None and recipe is None and model_spec(model).paper:
+        log.print("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")
+    _launch(fabric, threads)
+    with one_voice(fabric):
+        run = fabric.broadcast(run)  # its name may hold the time
+        trainer = _trainer(model, before, chosen, splits, run, place, fabric, pretrained, compiled)
+        _announce(trainer, splits)
+        finished, interrupted = watch(trainer, limit_steps)
+    if fabric.is_global_zero:
+        _report(trainer, finished, json)
+        if interrupted:
+            raise typer.Exit(130)
 
 
-def _recipe(model: str, given: dict[str, Any]) -> Recipe:
-    """The model's own recipe with what was given on the command line."""
+def _recipe(model: str, name: str | None, changes: dict[str, Any]) -> Recipe:
+    """The model's recipe of that name with what the command line changes."""
     from sdi.train.models import model_spec
-    from sdi.train.recipe import Recipe
+    from sdi.train.paper_recipes import choose_recipe
 
     spec = model_spec(model)
-    fields = {"val": "validation", "batch": "batch_size", "lr": "learning_rate", "evaluate-every": "evaluate_every"}
-    changed = {fields.get(name, name): value for name, value in given.items() if name != "size"}
-    input_hw = (given["size"],) * 2 if "size" in given else spec.input_hw
-    return replace(Recipe(learning_rate=spec.learning_rate, input_hw=input_hw), **changed)
+    return choose_recipe(name, spec.paper, spec.learning_rate, spec.input_hw).changed(changes)
+
+
+def _launch(fabric: Fabric, threads: int | None) -> None:
+    """Start the other processes; all but the first are silent from here on."""
+    import logging
+
+    import torch
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    fabric.launch()
+    if threads:
+        torch.set_num_threads(threads)
+    log.quiet = out.quiet = not fabric.is_global_zero
 
 
 def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
@@ -181,82 +255,52 @@ def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
 
 
 def _trainer(
-    model: str, network: SaliencyNetwork, recipe: Recipe, splits: Splits, run: Path, device: str, place: Place
+    model: str,
+    before: Checkpoint | None,
+    recipe: Recipe,
+    splits: Splits,
+    run: Path,
+    place: Place,
+    fabric: Fabric,
+    pretrained: bool,
+    compiled: bool,
 ) -> Trainer:
+    """A trainer at its first step, or where `before` left off."""
+    from sdi.train.checkpoint import load_network
     from sdi.train.data import load_samples
     from sdi.train.splits import refuse_leaks
     from sdi.train.trainer import Trainer
 
+    if before is None:
+        with fabric.rank_zero_first(local=True):  # one download serves all
+            network = _fresh_network(model, recipe.seed, pretrained)
+    else:
+        network = load_network(before)
     samples, validation = load_samples(splits.train), load_samples(splits.validation)
     refuse_leaks(samples, validation)
     ensure_folder(run)
-    return Trainer(model, network, recipe, samples, validation, run, accelerator=device, place=place)
+    trainer = Trainer(model, network, recipe, samples, validation, run, fabric=fabric, compiled=compiled, place=place)
+    if before is not None:
+        trainer.resume(before)
+    return trainer
 
 
 def _announce(trainer: Trainer, splits: Splits) -> None:
     recipe = trainer.recipe
+    devices = trainer.fabric.world_size
+    where = f"{devices} x {trainer.fabric.device.type}" if devices > 1 else str(trainer.fabric.device)
+    each = trainer.steps_per_epoch
+    length = f"{recipe.epochs} epochs of {each} steps" if recipe.epochs else f"{recipe.steps} steps, {each} an epoch"
     test = "test split untouched" if splits.test else "no test split besides"
     log.print(
-        f"{trainer.spec.name} {recipe.input_hw[0]}x{recipe.input_hw[1]} on {trainer.fabric.device}: "
+        f"{trainer.spec.name} {recipe.input_hw[0]}x{recipe.input_hw[1]} on {where}: "
         f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation}), {test}; "
-        f"{recipe.epochs} epochs of {trainer.steps_per_epoch} steps, batch {recipe.batch_size}; run {trainer.run}"
+        f"{length}, batch {trainer.batches.size}; run {trainer.run}"
     )
     if not trainer.step and not trainer.spec.backbone:
         log.print("it starts from random weights: there are no ImageNet weights for it")
     if trainer.step:
         log.print(f"resumed at step {trainer.step} of {trainer.steps}")
-
-
-def _fit(trainer: Trainer, limit_steps: int | None) -> tuple[bool, bool]:
-    """Train under a progress display. Returns (recipe finished, interrupted by a signal)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    from sdi.train.trainer import Progress
-
-    signals: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, _: Any) -> None:
-        signals.append(number)
-        os.write(2, b"\nfinishing the step, then saving; once more leaves at once\n")
-        signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
-
-    for number in handlers:
-        signal.signal(number, on_signal)
-    columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} images/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    try:
-        with Bar(*columns, console=log) as bar:
-            task = bar.add_task("train", total=trainer.steps, completed=trainer.step, epoch=1, loss=0.0, rate=0.0)
-
-            def report(progress: Progress) -> None:
-                bar.update(
-                    task,
-                    completed=progress.step,
-                    epoch=progress.epoch,
-                    loss=progress.loss,
-                    rate=progress.images_per_second,
-                )
-                if progress.metrics or (not log.is_terminal and progress.step % trainer.steps_per_epoch == 0):
-                    scores = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-                    log.print(
-                        f"epoch {progress.epoch}: loss {progress.loss:.4f}, "
-                        f"{progress.images_per_second:.1f} images/s  {scores}"
-                    )
-
-            finished = trainer.fit(limit_steps=limit_steps, report=report, stop=lambda: bool(signals))
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return finished, bool(signals)
 
 
 def _report(trainer: Trainer, finished: bool, json: bool) -> None:

@@ -1,7 +1,6 @@
 """Pictures with their masks: finding the pairs, checking them, and keeping them in memory.
 
-Two layouts are known: SD-saliency-900 (`Source Images`, `Ground truth`, `train.txt`, `test.txt`), and any two
-folders whose files match by stem. Nothing is skipped silently: what does not fit is one error naming the files.
+Nothing is skipped silently: what does not fit is one error naming the files.
 """
 
 from __future__ import annotations
@@ -16,10 +15,27 @@ from sdi.runtime.classes import defect_class, fair_shares
 from sdi.runtime.errors import InputError, some_of
 from sdi.runtime.images import list_images, read_gray, read_image, read_split
 
-__all__ = ["Pair", "Sample", "find_pairs", "hold_out", "load_samples", "read_split", "read_truth"]
+__all__ = [
+    "LAYOUTS",
+    "Pair",
+    "Sample",
+    "choose_layout",
+    "find_pairs",
+    "hold_out",
+    "load_samples",
+    "read_split",
+    "read_truth",
+    "splits_at",
+]
 
 IMAGES_FOLDER = "Source Images"
 MASKS_FOLDER = "Ground truth"
+# The layouts of data folders, each with what is looked for.
+LAYOUTS = {
+    "sd-saliency-900": f"'{IMAGES_FOLDER}' and '{MASKS_FOLDER}'",
+    "orssd": "'train-images' and 'train-labels'",  # EORSSD's as well
+}
+_SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -41,14 +57,20 @@ class Sample:
 
 
 def find_pairs(
-    data: Path | None = None, split: str | None = None, *, images: Path | None = None, masks: Path | None = None
+    data: Path | None = None,
+    split: str | None = None,
+    *,
+    images: Path | None = None,
+    masks: Path | None = None,
+    layout: str | None = None,
 ) -> list[Pair]:
-    """Match pictures with masks.
+    """Match pictures with masks, by stem.
 
     Args:
-        data: folder in the SD-saliency-900 layout; or give `images` and `masks`.
-        split: name of a split file in `data` without `.txt` ("train", "test"); None takes every pair.
-        images, masks: two folders matched by stem, instead of `data`.
+        data: folder in one of the `LAYOUTS`; or give `images` and `masks`.
+        split: "train" or "test", of `data`; None takes every pair.
+        images, masks: two folders, instead of `data`.
+        layout: of `data`; None recognises it, see `choose_layout`.
     Raises:
         InputError: a folder is missing or empty, a picture or a mask has no counterpart, two files share a stem,
             or the split file is missing, empty, repeats a name or names pictures that are not there.
@@ -57,24 +79,53 @@ def find_pairs(
         raise InputError("give either a data folder or an images and a masks folder, not both")
     if data is not None:
         data = Path(data)
+        if choose_layout(data, layout) == "orssd":
+            return _orssd_pairs(data, split)
         images, masks = data / IMAGES_FOLDER, data / MASKS_FOLDER
-        if not images.is_dir() or not masks.is_dir():
-            raise InputError(
-                f"{data} is not in the SD-saliency-900 layout: expected the folders '{IMAGES_FOLDER}' and "
-                f"'{MASKS_FOLDER}' in it; for other layouts use --images DIR --masks DIR"
-            )
+    elif layout is not None:
+        raise InputError(f"layout {layout} is that of a data folder; give one with --data DIR")
     if images is None or masks is None:
         raise InputError("no data given; use --data DIR (or set SDI_DATA), or --images DIR --masks DIR")
-    image_of, mask_of = _by_stem(images), _by_stem(masks)
     if data is None or split is None:
-        _refuse(sorted(set(image_of) - set(mask_of)), f"without a mask of the same stem in {masks}")
-        _refuse(sorted(set(mask_of) - set(image_of)), f"without a picture of the same stem in {images}")
-        names = list(image_of)
-    else:
-        names = read_split(data / f"{split}.txt")
-        _refuse([n for n in names if n not in image_of], f"named in {split}.txt but without a picture in {images}")
-        _refuse([n for n in names if n not in mask_of], f"named in {split}.txt but without a mask in {masks}")
+        return _all_pairs(images, masks)
+    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    names = read_split(data / f"{split}.txt")
+    _refuse([n for n in names if n not in image_of], f"named in {split}.txt but without a picture in {images}")
+    _refuse([n for n in names if n not in mask_of], f"named in {split}.txt but without a mask in {masks}")
     return [Pair(name, image_of[name], mask_of[name]) for name in names]
+
+
+def choose_layout(data: Path, layout: str | None = None) -> str:
+    """How pictures and masks lie in `data`, by the folders that are there.
+
+    sd-saliency-900: `Source Images` and `Ground truth`, with the splits in train.txt and test.txt. orssd, which is
+    EORSSD's as well: `train-images` and `train-labels`, `test-images` and `test-labels`.
+
+    Args:
+        layout: one of `LAYOUTS`, to be checked; None recognises the one that fits.
+    Raises:
+        InputError: unknown, not what is there, none fits, or more than one does.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise InputError(f"unknown layout '{layout}'; known: {', '.join(LAYOUTS)}")
+    wanted = [layout] if layout else list(LAYOUTS)
+    fitting = [name for name in wanted if _folders(data, name)]
+    if len(fitting) > 1:
+        raise InputError(f"{data} fits the layouts {' and '.join(fitting)}; choose one with --layout")
+    if not fitting:
+        expected = "; ".join(f"{LAYOUTS[name]} ({name})" for name in wanted)
+        raise InputError(
+            f"{data} is in no layout known here: expected the folders {expected}; for others use --images DIR "
+            "--masks DIR"
+        )
+    return fitting[0]
+
+
+def splits_at(data: Path, layout: str | None = None) -> list[str]:
+    """Which of "train" and "test" a folder tells apart; empty where it has no splits."""
+    if choose_layout(data, layout) == "orssd":
+        return _folders(data, "orssd")
+    return [split for split in _SPLITS if (data / f"{split}.txt").is_file()]
 
 
 def load_samples(pairs: list[Pair]) -> list[Sample]:
@@ -135,6 +186,32 @@ def _read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
             f"{image.shape[1]}x{image.shape[0]}"
         )
     return image, mask
+
+
+def _folders(data: Path, layout: str) -> list[str]:
+    """The pairs of folders of a layout that are there: split names, or "all" where splits are files."""
+    if layout == "orssd":
+        return [s for s in _SPLITS if (data / f"{s}-images").is_dir() and (data / f"{s}-labels").is_dir()]
+    return ["all"] if (data / IMAGES_FOLDER).is_dir() and (data / MASKS_FOLDER).is_dir() else []
+
+
+def _orssd_pairs(data: Path, split: str | None) -> list[Pair]:
+    there = _folders(data, "orssd")
+    if split is not None and split not in there:
+        raise InputError(f"{data} has no {split} split: expected the folders '{split}-images' and '{split}-labels'")
+    pairs = [
+        pair for s in ([split] if split else there) for pair in _all_pairs(data / f"{s}-images", data / f"{s}-labels")
+    ]
+    counts = Counter(pair.name for pair in pairs)
+    _refuse([name for name, n in counts.items() if n > 1], f"names are both in train and in test of {data}; choose one")
+    return pairs
+
+
+def _all_pairs(images: Path, masks: Path) -> list[Pair]:
+    image_of, mask_of = _by_stem(images), _by_stem(masks)
+    _refuse(sorted(set(image_of) - set(mask_of)), f"without a mask of the same stem in {masks}")
+    _refuse(sorted(set(mask_of) - set(image_of)), f"without a picture of the same stem in {images}")
+    return [Pair(name, image_of[name], mask_of[name]) for name in image_of]
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:

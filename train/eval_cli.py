@@ -2,90 +2,284 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdi.runtime.console import log, out, print_json, run_app, single_command
-from sdi.runtime.errors import InputError
+from sdi.runtime.errors import InputError, some_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from rich.progress import Progress
+
     from sdi.train.data import Pair
+    from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
+    from sdi.train.evaluation.maps import MapSource
 
 __all__ = ["main"]
 
-_ALL = "all"
+_WHAT = "What is scored: one of the first three"
+_AGAINST = "Against what"
+_OUT = "Where results go"
+_HOW = "How"
+_ONE_OF = "give one of --checkpoint, --engine and --maps; to see how: sdi-eval --help"
 
 
 def eval_command(
-    maps: Annotated[Path, typer.Option(help="Folder of 8-bit saliency maps named as the pictures, as sdi-run writes.")],
-    data: Annotated[Path | None, typer.Option(envvar="SDI_DATA", help="Folder in the SD-saliency-900 layout.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Instead of --data: folder of pictures.")] = None,
-    masks: Annotated[Path | None, typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.")] = None,
-    split: Annotated[str, typer.Option(help="Split of --data: test, train or all.")] = "test",
-    json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Checkpoint of sdi-train or sdi-import, run in PyTorch.", rich_help_panel=_WHAT)
+    ] = None,
+    engine: Annotated[
+        Path | None, typer.Option(help="Engine of sdi-export, run as sdi-run does; no torch.", rich_help_panel=_WHAT)
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of 8-bit saliency maps named as the pictures, as sdi-run --masks writes.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another method's maps to set beside, NAME=FOLDER; give it again for more.", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    complexity: Annotated[
+        bool,
+        typer.Option(
+            "--complexity",
+            help="Instead of scoring: parameters and multiply-accumulates of every network beside the papers'.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="SDI_DATA", help="Data set: SD-saliency-900, ORSSD or EORSSD.", rich_help_panel=_AGAINST),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(help="How --data is laid out; recognised where only one fits.", rich_help_panel=_AGAINST),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --data: test, train or all.", rich_help_panel=_AGAINST)] = "test",
+    images: Annotated[
+        Path | None, typer.Option(help="Instead of --data: folder of pictures.", rich_help_panel=_AGAINST)
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_AGAINST),
+    ] = None,
+    clean: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of defect-free pictures; with --maps their maps are looked for there too.",
+            rich_help_panel=_AGAINST,
+        ),
+    ] = None,
+    threshold: Annotated[
+        float,
+        typer.Option(help="Probability from which clean steel counts as a false positive.", rich_help_panel=_AGAINST),
+    ] = 0.5,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for index.html: tables beside the papers', curves, best and worst cases.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="File for the scores of every group and picture.", rich_help_panel=_OUT)
+    ] = None,
+    save_maps: Annotated[
+        Path | None, typer.Option(help="Folder to keep the maps made, NAME.png.", rich_help_panel=_OUT)
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Write over files that sdi-eval did not make.", rich_help_panel=_OUT)
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print scores and curves as JSON.", rich_help_panel=_OUT)
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
+    batch: Annotated[
+        int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)
+    ] = 8,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads for the network; default one a core.", rich_help_panel=_HOW)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that score; default one a core, or 1 where few pictures need no more.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
 ) -> None:
-    """Score saliency maps as the papers do: S-measure, F-measure, E-measure and MAE, from PySODMetrics.
+    """Score a checkpoint, an engine or a folder of maps as the papers do, on 8-bit maps, with PySODMetrics.
 
-    One row for all pictures and one for each defect class (the name before its last '_').
+    S-measure, F-measure, E-measure and MAE over all pictures, by defect class (the name before its last '_') and by
+    failure class (tiny defects, close defects, fine scratches); then the same without the stretch of each map that
+    the papers' tables include. docs/evaluation.md explains every figure.
 
-    Example:
+    Examples:
 
-      sdi-eval --maps maps --data SD-saliency-900
+      sdi-eval --engine minet-fp16.onnx --data SD-saliency-900 --report scores
+
+      sdi-eval --maps maps --images strip/images --masks strip/masks --json
+
+      sdi-eval --checkpoint best.pt --data SD-saliency-900 --clean strip/good --compare theirs=their-maps
     """
-    from rich.progress import track
+    if complexity:
+        _show_complexity(json)
+        return
+    if sum(given is not None for given in (checkpoint, engine, maps)) != 1:
+        raise InputError(_ONE_OF)
+    if not 0 < threshold <= 1:
+        raise InputError(f"--threshold must be above 0 and at most 1, got {threshold}")
+    if maps is not None and save_maps is not None:
+        raise InputError("--save-maps keeps the maps of a network; those of --maps are in a folder already")
 
+    from sdi.runtime.files import write_text
+    from sdi.runtime.images import list_images
+    from sdi.runtime.sinks.folder import claim_folder
     from sdi.train.data import find_pairs
+    from sdi.train.evaluation.maps import compared_maps
+    from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
 
-    if images is not None or masks is not None:
-        data, split = None, _ALL
-    pairs = find_pairs(data, None if split == _ALL else split, images=images, masks=masks)
-    absent = [pair.name for pair in pairs if not (maps / f"{pair.name}.png").is_file()]
-    if absent:
-        raise InputError(
-            f"{len(absent)} of {len(pairs)} pictures have no map in {maps}, e.g. {absent[0]}.png; "
-            "make them: sdi-run --source PICTURES --masks " + str(maps)
-        )
-    rows = _score(track(pairs, "scoring", console=log, transient=True), maps)
+    if images is not None or masks is not None:  # SDI_DATA may be set as well
+        data, split = None, "all"
+    pairs = find_pairs(data, None if split == "all" else split, images=images, masks=masks, layout=layout)
+    clean_pictures = [] if clean is None else list_images(clean)
+    _check_names(pairs, clean_pictures)
+    others = compared_maps(compare or [])
+    for other in others:
+        other.check([pair.image for pair in pairs])
+    with ExitStack() as stack:
+        source = stack.enter_context(_open_source(checkpoint, engine, maps, device, threads, batch))
+        source.check([*(pair.image for pair in pairs), *clean_pictures])
+        if report is not None:
+            from sdi.train.evaluation.report import write_report  # what is not installed shows before the work
+
+            claim_folder(report, "report", overwrite, "sdi-eval --report")
+        if csv is not None:
+            _check_csv(csv, overwrite)
+        if save_maps is not None:
+            claim_folder(save_maps, "masks", overwrite, "sdi-eval --save-maps")
+        log.print(f"{source.detail}; {len(pairs)} pictures")
+        evaluations, clean_steel = _evaluate([source, *others], pairs, clean_pictures, threshold, save_maps, workers)
+    files = [] if save_maps is None else [save_maps]
+    if csv is not None:
+        write_text(csv, csv_text(evaluations, clean_steel))
+        files.append(csv)
+    if report is not None:
+        described = f"{split} of {data}" if data is not None else f"{images}"
+        files.append(write_report(report, evaluations, clean_steel, described))
+    if json:
+        print_json({**to_dict(evaluations, clean_steel), "files": [str(path) for path in files]})
+        return
+    print_tables(evaluations, clean_steel)
+    for path in files:
+        log.print(f"wrote {path}")
+
+
+def _open_source(
+    checkpoint: Path | None, engine: Path | None, maps: Path | None, device: str, threads: int | None, batch: int
+) -> MapSource:
+    from sdi.train.evaluation.maps import CheckpointMaps, EngineMaps, FolderMaps
+
+    if checkpoint is not None:
+        with log.status("loading PyTorch"):
+            return CheckpointMaps(checkpoint, device, threads, batch)
+    if engine is not None:
+        return EngineMaps(engine, device, threads, batch)
+    if maps is not None:
+        return FolderMaps(maps)
+    raise InputError(_ONE_OF)
+
+
+def _check_names(pairs: Sequence[Pair], clean_pictures: Sequence[Path]) -> None:
+    """Maps are known by their stem, so that a clean picture may have no other's."""
+    both = sorted({pair.name for pair in pairs} & {picture.stem for picture in clean_pictures})
+    if both:
+        raise InputError(f"{len(both)} pictures of --clean have the name of a picture with a mask: {some_of(both)}")
+
+
+def _check_csv(path: Path, overwrite: bool) -> None:
+    """An earlier table of ours may be replaced, nothing else."""
+    from sdi.train.evaluation.tables import CSV_HEADER
+
+    try:
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: {path.parent} is not a folder; make it first")
+        ours = not path.exists() or _first_line(path) == ",".join(CSV_HEADER)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; choose another name") from error
+    if not ours and not overwrite:
+        raise InputError(f"{path} exists and is no table of sdi-eval; choose another name or pass --overwrite")
+
+
+def _first_line(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.readline(1000).decode(errors="replace").rstrip()
+
+
+def _evaluate(
+    sources: Sequence[MapSource],
+    pairs: Sequence[Pair],
+    clean_pictures: Sequence[Path],
+    threshold: float,
+    save_maps: Path | None,
+    workers: int | None,
+) -> tuple[list[Evaluation], CleanSteel | None]:
+    """Score every source, the first of them on clean steel too; its maps are what `save_maps` keeps."""
+    from sdi.runtime.images import write_image
+    from sdi.train.data import read_truth
+    from sdi.train.evaluation.evaluate import evaluate, evaluate_clean
+    from sdi.train.scores import Scorer, workers_worth_starting
+
+    def keep(name: str, saliency: np.ndarray) -> None:
+        if save_maps is not None:
+            write_image(save_maps / f"{name}.png", saliency)
+
+    pixels = read_truth(pairs[0].mask).size * len(pairs) * len(sources)
+    with Scorer(workers or workers_worth_starting(pixels)) as scorer, _progress() as progress:
+        evaluations, clean_steel = [], None
+        for source in sources:
+            task = progress.add_task(source.label, total=len(pairs))
+            is_first = source is sources[0]
+            evaluations.append(
+                evaluate(pairs, source, scorer, keep=keep if is_first else None, done=partial(progress.advance, task))
+            )
+        if clean_pictures:
+            task = progress.add_task("clean steel", total=len(clean_pictures))
+            clean_steel = evaluate_clean(
+                clean_pictures, sources[0], threshold, keep=keep, done=partial(progress.advance, task)
+            )
+    return evaluations, clean_steel
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
+        yield progress
+
+
+def _show_complexity(json: bool) -> None:
+    with log.status("loading PyTorch"):
+        from sdi.train.complexity import complexity_rows, complexity_table
+    rows = complexity_rows()
     if json:
         print_json(rows)
     else:
-        _show(rows)
-
-
-def _score(pairs: Iterable[Pair], maps: Path) -> dict[str, dict[str, float]]:
-    """Scores and number of pictures, for all and by defect class."""
-    from sdi.runtime.classes import defect_class
-    from sdi.runtime.images import read_gray
-    from sdi.train.data import read_truth
-    from sdi.train.scores import Scores
-
-    gathered: dict[str, tuple[Scores, list[str]]] = {}
-    for pair in pairs:
-        path = maps / f"{pair.name}.png"
-        saliency, truth = read_gray(path), read_truth(pair.mask)
-        if saliency.shape != truth.shape:
-            raise InputError(
-                f"map {path} is {saliency.shape[1]}x{saliency.shape[0]}, its mask {truth.shape[1]}x{truth.shape[0]}"
-            )
-        for name in (_ALL, f"class {defect_class(pair.name) or 'unnamed'}"):
-            scores, names = gathered.setdefault(name, (Scores(), []))
-            scores.update(saliency, truth)
-            names.append(pair.name)
-    return {name: {"pictures": len(names), **scores.compute()} for name, (scores, names) in gathered.items()}
-
-
-def _show(rows: dict[str, dict[str, float]]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0))  # ten columns in 80 characters
-    for heading in ("", *rows[_ALL]):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for name, row in rows.items():
-        table.add_row(name, *(str(v) if isinstance(v, int) else f"{v:.4f}" for v in row.values()))
-    out.print(table)
+        out.print(complexity_table(rows))
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ class Face(nn.Module):
         raw: answer (N, H, W) float32 probabilities instead, for parity.
         resizes: whether frames are resized inside; None looks at each frame's size, which a graph with free
             height and width cannot do.
+        planar: take (N, 3, H, W) float32 BGR, 0..255, and answer (N, 1, H, W) float32 probabilities, for DeepStream's
+            nvinfer and for a DLA, which take nothing else.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Face(nn.Module):
         *,
         raw: bool = False,
         resizes: bool | None = None,
+        planar: bool = False,
     ) -> None:
         super().__init__()
         self.normalise = Normalise(preprocessing)
@@ -41,6 +44,7 @@ class Face(nn.Module):
         self.network_hw = network_hw
         self.raw = raw
         self.resizes = resizes
+        self.planar = planar
 
     def forward(self, frame: Tensor) -> Tensor:
         x = self.normalise(frame)
@@ -52,6 +56,8 @@ class Face(nn.Module):
         p = self.network(x.to(dtype))[self.network.primary].float()
         if resizes:
             p = F.interpolate(p, size=frame_hw, mode="bilinear", align_corners=False)
+        if self.planar:
+            return p
         p = p.squeeze(1)
         if self.raw:
             return p

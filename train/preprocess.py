@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sdi.runtime.errors import InputError
 
-__all__ = ["GRAY_STEEL", "IMAGENET", "Normalise", "Preprocessing"]
+__all__ = ["GRAY_STEEL", "HALF", "IMAGENET", "Normalise", "Preprocessing"]
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,14 @@ class Preprocessing:
 
 
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# What EfficientNet-Lite's ImageNet weights were trained with: (x - 127) / 128.
+HALF = Preprocessing((127 / 255,) * 3, (128 / 255,) * 3)
 # The gray statistics of SD-saliency-900 that MINet's paper uses, for each of the three equal channels.
 GRAY_STEEL = Preprocessing((0.4669,) * 3, (0.2437,) * 3)
 
 
 class Normalise(nn.Module):
-    """(N, H, W, 3) uint8 BGR -> (N, 3, H, W) float32 RGB, normalised.
+    """(N, H, W, 3) uint8 BGR, or (N, 3, H, W) float32 BGR of 0..255 -> (N, 3, H, W) float32 RGB, normalised.
 
     Cast first, then transpose: TensorRT takes uint8 only into a Cast.
     """
@@ -76,7 +78,7 @@ class Normalise(nn.Module):
         self.register_buffer("bgr_to_rgb", torch.tensor([2, 1, 0]), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = frames.float().permute(0, 3, 1, 2)
+        x = frames if frames.is_floating_point() else frames.float().permute(0, 3, 1, 2)
         x = x.index_select(1, self.bgr_to_rgb)
         if self.divide_by_max:
             # A black picture stays black instead of becoming 0 / 0.

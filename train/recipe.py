@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sdi.runtime.errors import InputError
 from sdi.train.augment import Augmentation
 
-__all__ = ["Recipe"]
+__all__ = ["Recipe", "parse_settings", "recipe_fields"]
+
+_POSITIVE = ("learning_rate", "batch_size", "accumulate", "evaluate_every", "epochs", "steps", "eps", "power")
+_SHARES = ("warmup", "ema", "momentum")  # 0 included, 1 not
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Optimiser (AdamW), schedule (linear warm-up, then half a cosine to zero), sizes and augmentation."""
+    """Optimiser, schedule, length, sizes and augmentation.
+
+    The length is given in epochs or in steps, one of them. All sizes are (height, width).
+    """
 
     learning_rate: float  # greatest value, reached after the warm-up
-    input_hw: tuple[int, int]
-    epochs: int = 60
-    batch_size: int = 8
+    input_hw: tuple[int, int]  # pictures are resized to it; the network validates and is exported at it
+    crop_hw: tuple[int, int] | None = None  # trained on random windows of this size in the resized picture
+    epochs: int | None = 60  # passes over the training pictures
+    steps: int | None = None  # of the optimiser
+    batch_size: int = 8  # pictures a step, over all devices
+    accumulate: int = 1  # parts that a device computes its share of a batch in, to save memory
+    precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
+
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     weight_decay: float = 1e-4
-    warmup: float = 0.05  # share of all steps
+    decay_all: bool = True  # False spares biases and batch norm
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam's
+    eps: float = 1e-8  # Adam's
+    momentum: float = 0.9  # SGD's
+    backbone_lr: float = 1.0  # factor on the learning rate of the network's encoder
+    ema: float = 0.0  # decay of the averaged weights, which are then validated and kept; 0 is off
+
+    schedule: Literal["cosine", "poly", "constant"] = "cosine"  # after the warm-up
+    warmup: float = 0.05  # share of all steps, linear
+    power: float = 0.9  # poly's
+
     seed: int = 0
     validation: str = "0.1"  # what chooses best.pt: a share of the training pictures, "test" or "none"
     evaluate_every: int = 5  # epochs
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        wrong = [
-            name for name in ("epochs", "batch_size", "learning_rate", "evaluate_every") if not getattr(self, name) > 0
-        ]
+        _check_choices(self)
+        wrong = [name for name in _POSITIVE if (value := getattr(self, name)) is not None and not value > 0]
         if wrong:
             raise InputError(f"{', '.join(wrong)} must be greater than 0")
-        if min(self.input_hw) < 32 or any(side % 32 for side in self.input_hw):
-            raise InputError(f"the input size must be a multiple of 32, got {self.input_hw[0]}x{self.input_hw[1]}")
-
+        if (self.epochs is None) == (self.steps is None):
+            raise InputError(f"give the length in epochs or in steps, one of them; got {self.epochs} and {self.steps}")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas must be at least 0 and less than 1, got {self.betas[0]}, {self.betas[1]}")
+        for name in ("weight_decay", "backbone_lr", "seed"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name, size in (("input", self.input_hw), ("crop", self.train_hw)):
+            if min(size) < 32 or any(side % 16 for side in size):
+                raise InputError(
+                    f"the {name} size must be a multiple of 16, and 32 at the least; got {size[0]}x{size[1]}"
+                )
+        if any(crop > side for crop, side in zip(self.train_hw, self.input_hw, strict=True)):
+            raise InputError(
+                f"the crop {self.train_hw[0]}x{self.train_hw[1]} does not fit into the input "
+                f"{self.input_hw[0]}x{self.input_hw[1]}"
+            )
         if self.validation not in ("test", "none"):
             try:
                 share = float(self.validation)
@@ -43,15 +83,117 @@ class Recipe:
             if not 0 < share < 1:
                 raise InputError(f"--val takes a share between 0 and 1, 'test' or 'none'; got '{self.validation}'")
 
+    @property
+    def train_hw(self) -> tuple[int, int]:
+        """Size of what the network sees in training."""
+        return self.crop_hw or self.input_hw
+
+    def changed(self, settings: Mapping[str, Any]) -> Recipe:
+        """This recipe with other values, each named as `recipe_fields` names it.
+
+        Steps replace epochs and the other way round; a new input size scales the crop with it.
+
+        Raises:
+            InputError: an unknown name, or a value out of its range.
+        """
+        _refuse_unknown(settings, recipe_fields(), "recipe field")
+        own = {name: value for name, value in settings.items() if "." not in name}
+        inner = {name.partition(".")[2]: value for name, value in settings.items() if "." in name}
+        if "steps" in own or "epochs" in own:
+            own = {"steps": None, "epochs": None, **own}
+        if "input_hw" in own and self.crop_hw and "crop_hw" not in own:
+            own["crop_hw"] = tuple(
+                max(32, round(crop * new / old / 16) * 16)
+                for crop, old, new in zip(self.crop_hw, self.input_hw, own["input_hw"], strict=True)
+            )
+        return replace(self, **own, augmentation=replace(self.augmentation, **inner))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a checkpoint."""
-        return {**asdict(self), "input_hw": list(self.input_hw)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @staticmethod
-    def from_dict(value: dict[str, Any]) -> Recipe:
-        """The inverse of `to_dict`. Raises InputError on a field that does not exist."""
-        known = {f.name for f in fields(Recipe)}
-        if set(value) - known:
-            raise InputError(f"unknown recipe field {sorted(set(value) - known)}; known: {sorted(known)}")
-        augmentation = Augmentation(**value["augmentation"])
-        return Recipe(**{**value, "input_hw": tuple(value["input_hw"]), "augmentation": augmentation})
+    def from_dict(value: Mapping[str, Any]) -> Recipe:
+        """The inverse of `to_dict`; fields that an older sdi did not have get the defaults, which do what it did.
+
+        Raises:
+            InputError: a field that does not exist, a missing or a wrong value.
+        """
+        augmentation = value.get("augmentation", {})
+        _refuse_unknown(value, {f.name for f in fields(Recipe)}, "recipe field")
+        _refuse_unknown(augmentation, {f.name for f in fields(Augmentation)}, "augmentation field")
+        plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
+        try:
+            return Recipe(**{**plain, "augmentation": Augmentation(**augmentation)})
+        except TypeError as error:
+            raise InputError(f"the checkpoint's recipe cannot be read: {error}") from error
+
+
+def recipe_fields() -> list[str]:
+    """What a recipe can be told: its fields in their order, those of the augmentation as `augmentation.NAME`."""
+    return list(_field_types())
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Typed values from texts such as `momentum=0.95`, `crop_hw=224x224`, `betas=0.9,0.99`, `steps=none`.
+
+    Raises:
+        InputError: no `NAME=VALUE`, an unknown or repeated name, or a value of the wrong type; the text says which.
+    """
+    types = _field_types()
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals:
+            raise InputError(f"--set takes FIELD=VALUE, e.g. weight_decay=0.0005; got '{setting}'")
+        _refuse_unknown([name], list(types), "recipe field")
+        if name in values:
+            raise InputError(f"--set gives {name} twice")
+        values[name] = _parsed(name, text, types[name])
+    return values
+
+
+def _field_types() -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for name, kind in get_type_hints(Recipe).items():
+        if is_dataclass(kind):
+            types |= {f"{name}.{inner}": k for inner, k in get_type_hints(kind).items()}
+        else:
+            types[name] = kind
+    return types
+
+
+def _parsed(name: str, text: str, kind: Any) -> Any:
+    options = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if NoneType in options and text.lower() == "none":
+        return None
+    kind = next(option for option in options if option is not NoneType)
+    if get_origin(kind) is Literal:
+        return text  # the recipe itself checks it
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if get_origin(kind) is tuple:
+            kinds = get_args(kind)
+            parts = text.replace("x", ",").split(",")
+            return tuple(one(part) for one, part in zip(kinds, parts, strict=True))
+        return kind(text)
+    except (KeyError, ValueError):
+        raise InputError(f"{name} takes {_described(kind)}; got '{text}'") from None
+
+
+def _described(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return "HEIGHTxWIDTH" if get_args(kind)[0] is int else "two numbers, e.g. 0.9,0.999"
+    return {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+
+
+def _check_choices(recipe: Recipe) -> None:
+    for name, kind in get_type_hints(Recipe).items():
+        if get_origin(kind) is Literal and getattr(recipe, name) not in get_args(kind):
+            raise InputError(f"{name} is one of {', '.join(get_args(kind))}; got '{getattr(recipe, name)}'")
+
+
+def _refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    if unknown := sorted(set(names) - set(known)):
+        raise InputError(f"unknown {what} {', '.join(unknown)}; known: {', '.join(known)}")

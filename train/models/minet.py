@@ -1,7 +1,7 @@
 """MINet: Multiscale Interactive Network for Real-Time SOD of Strip Steel Surface Defects (IEEE TII 2024).
 
 An encoder of depthwise blocks with multiscale interactive (MI) modules and a slim additive decoder; 0.277 M
-parameters. The published module holds one 4-to-1 convolution per channel, thousands in all. Here the same
+parameters. The published module holds one 4-to-1 convolution per channel, 1,312 in all. Here the same
 arithmetic is one weighted sum (`InteractiveMix`), so training and export handle a few hundred operators.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sdi.train.models.blocks import SaliencyNetwork, probability, upsample_to
+from sdi.train.models.blocks import SaliencyNetwork, probability, scale_channels, upsample_to
 
 __all__ = ["DepthwiseBlock", "InteractiveMix", "MINet", "MultiscaleInteractive"]
 
@@ -115,7 +115,7 @@ class MINet(SaliencyNetwork):
 
     def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        channels = [max(2, round(c * width)) for c in (16, 32, 64, 96, 128)]
+        channels = scale_channels((16, 32, 64, 96, 128), width)
         modules = [0, 3, 4, 6, 3]  # MI modules per level
         self.encoder = nn.ModuleList([_conv_bn_relu(3, channels[0], stride=2)])
         for level in range(1, 5):
@@ -145,8 +145,10 @@ class MINet(SaliencyNetwork):
             if i < 4:
                 decoded = self.decoder[i](upsample_to(decoded, levels[i], align_corners=True) + levels[i])
             if every or i == 0:
-                # The published program takes the sigmoid first and enlarges probabilities.
-                result[f"s{i + 1}"] = upsample_to(probability(self.heads[i](decoded)), x, align_corners=True)
+                # The published program takes the sigmoid first and enlarges probabilities. At some sizes the
+                # enlarged ones exceed 1 by a last digit, which binary cross entropy does not forgive.
+                enlarged = upsample_to(probability(self.heads[i](decoded)), x, align_corners=True)
+                result[f"s{i + 1}"] = enlarged.clamp(max=1)
         return dict(sorted(result.items()))
 
     def drop_training_heads(self) -> None:

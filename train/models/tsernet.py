@@ -4,6 +4,10 @@ Stage 1 is a ResNet-34 encoder with an edge head and a decoder of edge-foregroun
 stage 2, `SubNet`, refines the initial map and reuses the edges (ERM). Where paper and published program
 differ, this follows the program, since that is what users' checkpoints were made by: equation (4) reads as three
 convolutions over a sum, the program (and `EFBI` here) convolves the parts before adding them.
+
+The ablations of the paper's Tables II and III are arguments of `TSERNet`. The paper names what it leaves out and not
+what takes its place; here nothing does: a branch without its convolutions hands on its bare input, and a fusion has
+one input less.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from sdi.train.models.blocks import SaliencyNetwork, conv, conv_bn_relu, probability, upsample_to
+from sdi.train.models.blocks import SaliencyNetwork, conv, conv_bn_relu, probability, scale_channels, upsample_to
 
 __all__ = ["EFBI", "ERM", "EdgeGeneration", "ResidualConvUnit", "SubNet", "TSERNet"]
 
@@ -69,45 +73,71 @@ class EdgeGeneration(nn.Module):
 
 
 class EFBI(nn.Module):
-    """Edge-foreground-background integration of encoder feature x, deeper feature y and edge logits e."""
+    """Edge-foreground-background integration of encoder feature x, deeper feature y and edge logits e.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        foreground: FIG, foreground information generation; without it y itself is the foreground.
+        background: BIG, background information generation; without it x itself is the background. Without both,
+            the sum of x and y is what is left: a plain skip connection.
+    """
+
+    def __init__(self, channels: int, *, foreground: bool = True, background: bool = True) -> None:
         super().__init__()
-        self.background_in = conv_bn_relu(channels, channels)
-        self.background = _three_conv_bn_relu(channels)
-        self.foreground_in = conv_bn_relu(channels, channels)
-        self.foreground = _three_conv_bn_relu(channels)
-        self.integrate = _three_conv_bn_relu(channels)
+        self.has_foreground = foreground
+        self.has_background = background
+        if background:
+            self.background_in = conv_bn_relu(channels, channels)
+            self.background = _three_conv_bn_relu(channels)
+        if foreground:
+            self.foreground_in = conv_bn_relu(channels, channels)
+            self.foreground = _three_conv_bn_relu(channels)
+            self.integrate = _three_conv_bn_relu(channels)
 
     def forward(self, x: Tensor, y: Tensor, e: Tensor) -> Tensor:
-        background = self.background(torch.sigmoid(-y) * self.background_in(x))
+        background = self.background(torch.sigmoid(-y) * self.background_in(x)) if self.has_background else x
+        if not self.has_foreground:
+            return background + y
         foreground = self.foreground(torch.sigmoid(-e) * self.foreground_in(y)) + e
         return background + self.integrate(foreground)
 
 
 class ERM(nn.Module):
-    """Edge reuse: deep feature, shallow feature and the edge at their scale, all `channels` wide."""
+    """Edge reuse: deep feature, shallow feature and the edge at their scale, all `channels` wide.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        self_edge: add what stands out of the shallow feature's own 3x3 neighbourhood.
+        edge_map: add the edge of stage 1, S_edge. Without either, deep and shallow alone are fused.
+    """
+
+    def __init__(self, channels: int, *, self_edge: bool = True, edge_map: bool = True) -> None:
         super().__init__()
-        self.adapt_edge = conv(1, channels)
-        self.fuse_edge = conv_bn_relu(2 * channels, channels)
-        self.fuse = conv_bn_relu(3 * channels, channels)
+        self.has_self_edge = self_edge
+        self.has_edge_map = edge_map
+        edges = self_edge + edge_map
+        if edge_map:
+            self.adapt_edge = conv(1, channels)
+        if edges:
+            self.fuse_edge = conv_bn_relu(edges * channels, channels)
+        self.fuse = conv_bn_relu((3 if edges else 2) * channels, channels)
 
     def forward(self, deep: Tensor, shallow: Tensor, e: Tensor) -> Tensor:
-        self_edge = torch.relu(shallow - F.avg_pool2d(shallow, 3, stride=1, padding=1))
-        fused = self.fuse_edge(torch.cat([self.adapt_edge(e), self_edge], dim=1))
-        return self.fuse(torch.cat([deep, shallow, fused], dim=1))
+        edges = [self.adapt_edge(e)] if self.has_edge_map else []
+        if self.has_self_edge:
+            edges.append(torch.relu(shallow - F.avg_pool2d(shallow, 3, stride=1, padding=1)))
+        fused = [self.fuse_edge(torch.cat(edges, dim=1))] if edges else []
+        return self.fuse(torch.cat([deep, shallow, *fused], dim=1))
 
 
 class SubNet(nn.Module):
-    """Stage 2: a small U-shaped net over the initial map's logits; adds a correction to them."""
+    """Stage 2: a small U-shaped net over the initial map's logits; adds a correction to them. Edges as in `ERM`."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, self_edge: bool = True, edge_map: bool = True) -> None:
         super().__init__()
         self.stem = conv(1, channels)
         self.encoder = nn.ModuleList(conv_bn_relu(channels, channels) for _ in range(5))
-        self.decoder = nn.ModuleList(ERM(channels) for _ in range(4))  # index 0 is decoder 1, the finest
+        self.decoder = nn.ModuleList(  # index 0 is decoder 1, the finest
+            ERM(channels, self_edge=self_edge, edge_map=edge_map) for _ in range(4)
+        )
         self.heads = nn.ModuleList(conv(channels, 1) for _ in range(4))
         self.residual = conv(channels, 1)
 
@@ -133,14 +163,26 @@ class TSERNet(SaliencyNetwork):
     Args:
         width: factor on all channel counts; 1 is the paper's network (189.64 M parameters). Height and width of
             the input should be multiples of 32, so that no level is padded.
+        subnet: stage 2; without it the maps end with `sal1`, which is then the primary one.
+        foreground: FIG in every EFBI.
+        background: BIG in every EFBI; without both, no EFBI.
+        self_edge: self-edge in every ERM of the sub-net.
+        edge_map: S_edge in every ERM; without both, no ERM.
     """
 
-    primary = "final"
-
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: float = 1.0,
+        *,
+        subnet: bool = True,
+        foreground: bool = True,
+        background: bool = True,
+        self_edge: bool = True,
+        edge_map: bool = True,
+    ) -> None:
         super().__init__()
-        encoder = [max(1, round(c * width)) for c in _ENCODER]
-        decoder = [max(1, round(c * width)) for c in _DECODER]
+        encoder = scale_channels(_ENCODER, width)
+        decoder = scale_channels(_DECODER, width)
         slim = encoder[0]
         self.stem = conv_bn_relu(3, slim)
         self.encoder = nn.ModuleList()
@@ -150,7 +192,7 @@ class TSERNet(SaliencyNetwork):
         self.rcu = nn.ModuleList(ResidualConvUnit(c) for c in encoder)
         self.edge = EdgeGeneration(encoder[5], encoder[1], slim)
         self.bridge = nn.Sequential(*(conv_bn_relu(encoder[5], encoder[5], dilation=2) for _ in range(3)))
-        self.efbi = nn.ModuleList(EFBI(c) for c in encoder)
+        self.efbi = nn.ModuleList(EFBI(c, foreground=foreground, background=background) for c in encoder)
         self.decoder = nn.ModuleList()
         for i, (wide, narrow) in enumerate(zip(encoder, decoder, strict=True)):
             dilation = 2 if i == 5 else 1
@@ -163,7 +205,8 @@ class TSERNet(SaliencyNetwork):
             )
         self.bridge_head = conv(encoder[5], 1)
         self.heads = nn.ModuleList(conv(c, 1) for c in decoder)  # index i is level i + 1
-        self.subnet = SubNet(slim)
+        self.subnet = SubNet(slim, self_edge=self_edge, edge_map=edge_map) if subnet else None
+        self.primary = "final" if subnet else "sal1"
 
     def maps(self, x: Tensor, every: bool) -> dict[str, Tensor]:
         levels = []
@@ -184,10 +227,12 @@ class TSERNet(SaliencyNetwork):
                 initial = self.heads[0](y)
             elif every:
                 sides[f"sal{i + 1}"] = self.heads[i](y)
-        final, refined = self.subnet(initial, edge, every)
+        logits = {"sal1": initial, "edge": edge, **sides}
+        if self.subnet is not None:
+            final, refined = self.subnet(initial, edge, every)
+            logits = {"final": final, **logits, **refined}
         if not every:
-            return {"final": probability(final)}
-        logits = {"final": final, "sal1": initial, "edge": edge, **sides, **refined}
+            return {self.primary: probability(logits[self.primary])}
         return {name: probability(upsample_to(value, x)) for name, value in logits.items()}
 
     def load_backbone(self, donor: nn.Module) -> None:
@@ -202,8 +247,9 @@ class TSERNet(SaliencyNetwork):
         self.bridge_head = nn.Identity()  # type: ignore[assignment]
         for i in range(1, 6):
             self.heads[i] = nn.Identity()
-        for i in range(4):
-            self.subnet.heads[i] = nn.Identity()
+        if self.subnet is not None:
+            for i in range(4):
+                self.subnet.heads[i] = nn.Identity()
 
 
 def _residual_level(before: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sdi.runtime.errors import InputError
+from sdi.train.batches import Batches
+from sdi.train.data import Sample
+from sdi.train.recipe import Recipe
+
+RECIPE = Recipe(learning_rate=0.1, input_hw=(48, 48), crop_hw=(32, 48), batch_size=4)
+
+
+def test_shapes_and_values(samples: list[Sample]) -> None:
+    batches = Batches(samples[:7], RECIPE)
+    assert (batches.size, batches.per_epoch) == (4, 1)
+    (share,) = next(batches.epoch(0, 0))
+    assert (tuple(share.frames.shape), share.frames.dtype) == ((4, 32, 48, 3), torch.uint8)
+    assert (tuple(share.masks.shape), share.masks.dtype) == ((4, 1, 32, 48), torch.float32)
+    assert set(share.masks.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_who_computes_a_share_changes_nothing_in_it(samples: list[Sample]) -> None:
+    """Four parts in one process, two in each of two, one in each of four."""
+    whole = [share for shares in Batches(samples, replace(RECIPE, accumulate=4)).epoch(3, 0) for share in shares]
+    assert len({share.seed for share in whole}) == len(whole) == 8
+    for processes in (2, 4):
+        recipe = replace(RECIPE, accumulate=4 // processes)
+        ranks = [Batches(samples, recipe, rank=rank, processes=processes).epoch(3, 0) for rank in range(processes)]
+        split = [share for step in zip(*ranks, strict=True) for shares in step for share in shares]
+        for one, other in zip(whole, split, strict=True):
+            assert torch.equal(one.frames, other.frames)
+            assert torch.equal(one.masks, other.masks)
+            assert one.seed == other.seed
+
+
+def test_an_epoch_can_be_taken_up_in_its_middle(samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, batch_size=2)
+    whole, rest = list(Batches(samples, recipe).epoch(1, 0)), list(Batches(samples, recipe).epoch(1, 3))
+    assert (len(whole), len(rest)) == (4, 1)
+    assert torch.equal(whole[3][0].frames, rest[0][0].frames)
+
+
+def test_epochs_differ_and_each_takes_every_picture_once(samples: list[Sample]) -> None:
+    marked = [Sample(s.name, s.image * 0 + n, s.mask) for n, s in enumerate(samples)]
+    still = replace(RECIPE.augmentation, gain=0.0, offset=0.0, salt_pepper=0.0)
+    batches = Batches(marked, replace(RECIPE, augmentation=still))
+    orders = [[int(v) for (share,) in batches.epoch(e, 0) for v in share.frames[:, 0, 0, 0]] for e in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(8))
+    assert orders[0] != orders[1]
+
+
+def test_fewer_pictures_than_a_batch_are_one_batch(samples: list[Sample]) -> None:
+    batches = Batches(samples[:3], RECIPE)
+    assert (batches.size, batches.per_epoch) == (3, 1)
+
+
+def test_uneven_shares_and_no_pictures_are_refused(samples: list[Sample]) -> None:
+    wanted = r"a batch of 4 cannot be cut into 6 equal shares \(2 devices, accumulate 3\); choose a --batch"
+    with pytest.raises(InputError, match=wanted):
+        Batches(samples, replace(RECIPE, accumulate=3), processes=2)
+    with pytest.raises(InputError, match="one picture of 32x32 at once is too little for batch norm"):
+        Batches(samples, replace(RECIPE, crop_hw=(32, 32), accumulate=4))
+    with pytest.raises(InputError, match="no picture to train on"):
+        Batches([], RECIPE)

@@ -1,0 +1,163 @@
+"""One evaluation: maps against masks, over all pictures, by defect class and by failure class; and clean steel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sdi.runtime.classes import defect_class
+from sdi.runtime.defects import gray_level
+from sdi.runtime.errors import InputError
+from sdi.train.data import Pair, read_truth
+from sdi.train.evaluation.failure_classes import FAILURE_CLASSES, failure_classes
+from sdi.train.evaluation.maps import MapSource
+from sdi.train.scores import Measured, PictureScores, Scorer, mean_scores
+
+__all__ = ["ALL", "Case", "CleanSteel", "Evaluation", "Keep", "evaluate", "evaluate_clean", "scores_of", "thumbnail"]
+
+ALL = "all"
+_THUMBNAIL = 200  # pixels of the longer side: SD-saliency-900's own
+
+Keep = Callable[[str, np.ndarray], None]  # is given a picture's name and map
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture and how its map fared. `preview` is the map, (h, w) uint8, at most 200 pixels a side."""
+
+    pair: Pair
+    measured: Measured
+    failures: tuple[str, ...]  # names of its failure classes
+    preview: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All pictures of one source of maps, in the order of the data set."""
+
+    label: str
+    detail: str
+    cases: list[Case]
+
+    def groups(self) -> dict[str, list[Case]]:
+        """Cases by group: all, each defect class that file names tell, each failure class. No group is empty."""
+        groups = {ALL: self.cases}
+        for case in self.cases:
+            if name := defect_class(case.pair.name):
+                groups.setdefault(f"class {name}", []).append(case)
+        for kind in FAILURE_CLASSES:
+            if members := [case for case in self.cases if kind.name in case.failures]:
+                groups[kind.name] = members
+        return groups
+
+    def table(self, *, stretched: bool = True) -> dict[str, dict[str, float]]:
+        """Number of pictures and mean scores, by group."""
+        return {
+            name: {"pictures": len(cases), **mean_scores(scores_of(cases, stretched=stretched))}
+            for name, cases in self.groups().items()
+        }
+
+    def ranked(self) -> list[Case]:
+        """The best S-measure first; equal ones by name."""
+        return sorted(self.cases, key=lambda case: (-case.measured.stretched.s, case.pair.name))
+
+
+@dataclass(frozen=True)
+class CleanSteel:
+    """How much of defect-free pictures is taken for a defect.
+
+    Attributes:
+        areas: by picture, the share of pixels at or over the threshold, 0..1.
+    """
+
+    threshold: float
+    areas: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.areas.values())))
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """Name and area of the picture with the greatest area, the first where several have it."""
+        return max(self.areas.items(), key=lambda item: item[1])
+
+    def to_dict(self) -> dict[str, float | int | str]:
+        name, area = self.worst
+        return {
+            "pictures": len(self.areas),
+            "threshold": self.threshold,
+            "mean_area": self.mean,
+            "worst_area": area,
+            "worst_picture": name,
+            "pictures_with_any": sum(area > 0 for area in self.areas.values()),
+        }
+
+
+def evaluate(
+    pairs: Sequence[Pair], source: MapSource, scorer: Scorer, *, keep: Keep | None = None, done: Callable[[], None]
+) -> Evaluation:
+    """Score the maps of `pairs`.
+
+    Args:
+        done: is called after each picture.
+    Raises:
+        InputError: a picture, mask or map is missing, unreadable or of the wrong size; the text names it.
+        DeviceError: an engine or a worker failed.
+    """
+    gathered: list[tuple[tuple[str, ...], np.ndarray]] = []
+
+    def maps() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for pair, saliency in zip(pairs, source.maps([pair.image for pair in pairs]), strict=True):
+            truth = read_truth(pair.mask)
+            if saliency.shape != truth.shape:
+                raise InputError(
+                    f"{source.origin(pair.image)} is {saliency.shape[1]}x{saliency.shape[0]}, its mask {pair.mask} "
+                    f"{truth.shape[1]}x{truth.shape[0]}"
+                )
+            if keep is not None:
+                keep(pair.name, saliency)
+            gathered.append((failure_classes(truth), thumbnail(saliency)))
+            yield saliency, truth
+
+    measured = []
+    for scores in scorer.measure(maps()):
+        measured.append(scores)
+        done()
+    cases = [
+        Case(pair, scores, failures, preview)
+        for pair, scores, (failures, preview) in zip(pairs, measured, gathered, strict=True)
+    ]
+    return Evaluation(source.label, source.detail, cases)
+
+
+def evaluate_clean(
+    pictures: Sequence[Path], source: MapSource, threshold: float, *, keep: Keep | None = None, done: Callable[[], None]
+) -> CleanSteel:
+    """False-positive area of each defect-free picture; the maps are taken as they are, never stretched."""
+    level = gray_level(threshold)
+    clean = CleanSteel(threshold)
+    for picture, saliency in zip(pictures, source.maps(pictures), strict=True):
+        if keep is not None:
+            keep(picture.stem, saliency)
+        clean.areas[picture.stem] = float((saliency >= level).mean())
+        done()
+    return clean
+
+
+def scores_of(cases: Sequence[Case], *, stretched: bool = True) -> list[PictureScores]:
+    """One of the two measurements of each case."""
+    return [case.measured.stretched if stretched else case.measured.raw for case in cases]
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """`image` at most 200 pixels a side, its proportions kept; as it is where it is small enough."""
+    scale = _THUMBNAIL / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size_wh = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,215 @@
+"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one face."""
+
+from __future__ import annotations
+
+import abc
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdi.runtime.console import warn
+from sdi.runtime.engine import Engine, open_engine
+from sdi.runtime.errors import DeviceError, InputError, some_of
+from sdi.runtime.images import list_images, read_gray, read_image, resize_image
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from sdi.train.face import Face
+
+__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "compared_maps"]
+
+
+class MapSource(abc.ABC):
+    """Gives saliency maps of pictures. A context manager.
+
+    Attributes:
+        label: what it is, in a word, for tables and legends.
+        detail: what it is, in full.
+    """
+
+    label: str
+    detail: str
+
+    def check(self, pictures: Sequence[Path]) -> None:
+        """Find out beforehand, where that is cheap, whether all of them can have a map.
+
+        Raises:
+            InputError: they cannot; the text names those that have none.
+        """
+
+    @abc.abstractmethod
+    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        """The map of each picture, in order: (H, W) uint8, probability x 255, at the picture's own size.
+
+        Raises:
+            InputError: a picture or its map is missing or cannot be read.
+            DeviceError: the execution failed.
+        """
+
+    def origin(self, picture: Path) -> str:
+        """What decides the size of the picture's map, for error texts."""
+        return f"picture {picture}"
+
+    def close(self) -> None:
+        """Free what it holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class FolderMaps(MapSource):
+    """Image files that carry the pictures' stems, as `sdi-run --masks` writes them.
+
+    Raises:
+        InputError: no folder, no image in it, or two of one stem.
+    """
+
+    def __init__(self, folder: Path, label: str | None = None) -> None:
+        self.label, self.detail = folder.resolve().name if label is None else label, f"maps in {folder}"
+        self._folder = folder
+        files = list_images(folder)
+        twice = [stem for stem, count in Counter(path.stem for path in files).items() if count > 1]
+        if twice:
+            raise InputError(f"{len(twice)} pictures have two maps in {folder}: {some_of(twice)}")
+        self._files = {path.stem: path for path in files}
+
+    def check(self, pictures: Sequence[Path]) -> None:
+        absent = [f"{picture.stem}.png" for picture in pictures if picture.stem not in self._files]
+        if absent:
+            raise InputError(
+                f"{len(absent)} of {len(pictures)} pictures have no map in {self._folder}: {some_of(absent)}; make "
+                f"them: sdi-run --source {pictures[0].parent} --masks {self._folder}"
+            )
+
+    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        self.check(pictures)
+        return (read_gray(self._files[picture.stem]) for picture in pictures)
+
+    def origin(self, picture: Path) -> str:
+        return f"map {self._files[picture.stem]}"
+
+
+class EngineMaps(MapSource):
+    """What an engine answers, at its own input size; needs no torch.
+
+    Its golden picture is checked first.
+
+    Args:
+        batch: pictures a call where the engine leaves that open.
+
+    Raises:
+        InputError, DeviceError: see `open_engine` and `Engine.self_test`.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8) -> None:
+        self._engine: Engine = open_engine(path, device, threads)
+        try:
+            self._engine.self_test()
+        except BaseException:
+            self._engine.close()
+            raise
+        manifest = self._engine.manifest
+        self.label, self.detail = path.stem, f"engine {path} on {self._engine.device}"
+        if manifest is None:
+            warn(f"no manifest beside {path}: it cannot be checked; copy its .json too")
+        else:
+            self.label = f"{manifest.model} {manifest.precision}"
+            if manifest.random_weights:
+                warn("this engine has random weights: its scores mean nothing")
+        # Pictures of different sizes share a batch only once they are resized to the engine's.
+        self._batch = self._engine.batch or (batch if self._engine.frame_hw else 1)
+
+    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        for chunk in _chunks(pictures, self._batch):
+            images = [read_image(path) for path in chunk]
+            frames = [resize_image(image, self._engine.frame_hw or _size_hw(image)) for image in images]
+            if self._engine.batch:
+                frames += frames[-1:] * (self._engine.batch - len(frames))  # the last batch is filled up with copies
+            answers = self._engine.execute(np.stack(frames))
+            if answers.shape != (len(frames), *frames[0].shape[:2]):
+                raise DeviceError(
+                    f"{self._engine.path.name} answered {answers.shape} to {len(frames)} frames of "
+                    f"{frames[0].shape}; export it again"
+                )
+            yield from (resize_image(answer, _size_hw(image)) for answer, image in zip(answers, images, strict=False))
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class CheckpointMaps(MapSource):
+    """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at.
+
+    Raises:
+        InputError: see `load_checkpoint` and `load_network`; or an unknown device.
+        DeviceError: no CUDA here.
+    """
+
+    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8) -> None:
+        import torch
+
+        from sdi.train.checkpoint import load_checkpoint, load_network
+        from sdi.train.face import Face
+
+        if device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"unknown device '{device}'; use auto, cpu or cuda")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise DeviceError("PyTorch finds no CUDA GPU; use --device cpu")
+        where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+        if threads:
+            torch.set_num_threads(threads)
+        checkpoint = load_checkpoint(path)
+        self._face: Face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw).to(where)
+        self._batch = batch
+        self.label = checkpoint.model
+        self.detail = f"checkpoint {path} in PyTorch {torch.__version__} on {where}"
+
+    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        import torch
+
+        from sdi.train.scores import predict_images
+
+        for chunk in _chunks(pictures, self._batch):
+            try:
+                yield from predict_images(self._face, [read_image(path) for path in chunk], self._batch)
+            except torch.OutOfMemoryError as error:
+                raise DeviceError(f"{self.label} needs more GPU memory than is free; use a smaller --batch") from error
+
+
+def compared_maps(compare: Iterable[str]) -> list[FolderMaps]:
+    """The folders of `--compare`, NAME=FOLDER each; one without a name is called as the folder is.
+
+    Raises:
+        InputError: a folder has no maps, or a name is missing or given twice.
+    """
+    found: dict[str, FolderMaps] = {}
+    for text in compare:
+        name, is_named, folder = text.partition("=")
+        other = FolderMaps(Path(folder), name) if is_named else FolderMaps(Path(text))
+        if not other.label:
+            raise InputError(f"--compare {text} has no name; expected NAME=FOLDER")
+        if other.label in found:
+            raise InputError(f"--compare {other.label} is given twice; expected another name for each folder")
+        found[other.label] = other
+    return list(found.values())
+
+
+def _chunks(pictures: Sequence[Path], size: int) -> Iterator[list[Path]]:
+    rest = iter(pictures)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _size_hw(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
