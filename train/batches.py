@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdi.runtime.errors import InputError
 from sdi.train.augment import augment
+from sdi.train.clean import CleanSteel
 from sdi.train.data import Sample
 from sdi.train.recipe import Recipe
 
@@ -49,6 +50,8 @@ class Batches:
         self.recipe = recipe
         self.size = min(recipe.batch_size, len(samples))
         self.per_epoch = len(samples) // self.size
+        self.steps = recipe.steps or (recipe.epochs or 0) * self.per_epoch
+        self._clean = CleanSteel(samples) if recipe.clean else None
         self._rank = rank
         self._shares = recipe.accumulate * processes
         height, width = (math.ceil(side / 32) for side in recipe.train_hw)  # of the networks' deepest level
@@ -75,12 +78,15 @@ class Batches:
 
     def _share(self, epoch: int, indices: np.ndarray, start: int) -> Share:
         recipe = self.recipe
+        step = epoch * self.per_epoch + start // self.size
+        size_hw, crop_hw = recipe.sizes_at(step / self.steps)
         drawn = []
         for i in indices:
             rng = np.random.default_rng([recipe.seed, epoch, int(i)])
             sample = self.samples[i]
-            size = recipe.input_hw
-            drawn.append(augment(sample.image, sample.mask, size, recipe.augmentation, rng, recipe.crop_hw))
+            if self._clean is not None and rng.random() < recipe.clean:
+                sample = self._clean.draw(rng)
+            drawn.append(augment(sample.image, sample.mask, size_hw, recipe.augmentation, rng, crop_hw))
         seed = np.random.SeedSequence([recipe.seed, epoch, start]).generate_state(1, np.uint64)
         return Share(
             torch.from_numpy(np.stack([image for image, _ in drawn])),

@@ -19,7 +19,15 @@ from sdi.runtime.files import atomic_path
 from sdi.train.models import SaliencyNetwork, build_model, known_models, model_names, model_spec
 from sdi.train.preprocess import Preprocessing
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_network", "read_torch_file", "save_checkpoint", "versions"]
+__all__ = [
+    "Checkpoint",
+    "load_checkpoint",
+    "load_network",
+    "read_torch_file",
+    "save_checkpoint",
+    "shipped_checkpoint",
+    "versions",
+]
 
 _FORMAT = "sdi-checkpoint"
 _FORMAT_VERSION = 1
@@ -128,6 +136,12 @@ def load_network(checkpoint: Checkpoint) -> SaliencyNetwork:
         raise InputError(f"the weights do not fit {checkpoint.model}: {'; '.join(problems[:5])}{rest}")
     network.load_state_dict(checkpoint.weights, assign=True)
     return network.eval()
+
+
+def shipped_checkpoint(model: str) -> Path | None:
+    """The checkpoint that the package ships for `model`, if it ships one."""
+    path = Path(__file__).parent / "weights" / f"{model}.pt"
+    return path if path.is_file() else None
 
 
 def read_torch_file(path: Path) -> Any:

@@ -114,6 +114,14 @@ def train_command(
             rich_help_panel=_RECIPE,
         ),
     ] = True,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from the weights of this checkpoint of the same network, or of the one that comes with sdi: "
+            "'default'.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Run folder (or its last.pt) to take up exactly where it stopped.", rich_help_panel=_RUN),
@@ -151,6 +159,8 @@ def train_command(
 
       sdi-train --model tsernet --data SD-saliency-900 --devices 4 --precision bf16-mixed
 
+      sdi-train --model minet --recipe quick --init default --images own/images --masks own/masks --lr 1e-3
+
       sdi-train --model tsernet-xs --recipe quick --images steel/images --masks steel/masks --set ema=0.999
     """
     from sdi.train.checkpoint import load_checkpoint
@@ -182,7 +192,7 @@ def train_command(
     place = Place(images=images, masks=masks, layout=layout) if images or masks else Place(data=data, layout=layout)
     before: Checkpoint | None = None
     if resume is not None:
-        others = {"--set": settings, "--recipe": recipe, "--output": output}
+        others = {"--set": settings, "--recipe": recipe, "--output": output, "--init": init}
         if fixed := [*given.values(), *(flag for flag, value in others.items() if value)]:
             raise InputError(f"--resume takes recipe and folder from the run; leave out {', '.join(fixed)}")
         before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume, model)
@@ -200,15 +210,17 @@ def train_command(
         run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         if any((run / name).exists() for name in ("last.pt", "best.pt")):
             raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
+    start = _start(model, init) if init else None
     splits = choose_splits(place, chosen.validation, chosen.seed)
     fabric = open_fabric(device, devices, chosen.precision)
-    if fabric.device.type == "cpu" and before is None and recipe is None and model_spec(model).paper:
+    spec = model_spec(model)
+    if fabric.device.type == "cpu" and before is None and recipe is None and not spec.trains_on_cpu:
         log.print("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")
     _launch(fabric, threads)
     with one_voice(fabric):
         run = fabric.broadcast(run)  # its name may hold the time
-        trainer = _trainer(model, before, chosen, splits, run, place, fabric, pretrained, compiled)
-        _announce(trainer, splits)
+        trainer = _trainer(model, before, start, chosen, splits, run, place, fabric, pretrained, compiled)
+        _announce(trainer, splits, started=start is not None)
         finished, interrupted = watch(trainer, limit_steps)
     if fabric.is_global_zero:
         _report(trainer, finished, json)
@@ -223,6 +235,23 @@ def _recipe(model: str, name: str | None, changes: dict[str, Any]) -> Recipe:
 
     spec = model_spec(model)
     return choose_recipe(name, spec.paper, spec.learning_rate, spec.input_hw).changed(changes)
+
+
+def _start(model: str, init: str) -> Checkpoint:
+    """What `--init` names."""
+    from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
+    from sdi.train.models import model_spec
+
+    path = shipped_checkpoint(model) if init == "default" else Path(init)
+    if path is None:
+        raise InputError(f"--init default: no checkpoint of {model} comes with sdi; name one, or leave --init out")
+    start = load_checkpoint(path, model)
+    if start.preprocessing != model_spec(model).preprocessing:
+        raise InputError(
+            f"{path} preprocesses otherwise than {model} is trained with (an author's checkpoint?): its weights are of "
+            "no use to --init"
+        )
+    return start
 
 
 def _launch(fabric: Fabric, threads: int | None) -> None:
@@ -257,6 +286,7 @@ def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
 def _trainer(
     model: str,
     before: Checkpoint | None,
+    start: Checkpoint | None,
     recipe: Recipe,
     splits: Splits,
     run: Path,
@@ -265,17 +295,17 @@ def _trainer(
     pretrained: bool,
     compiled: bool,
 ) -> Trainer:
-    """A trainer at its first step, or where `before` left off."""
+    """A trainer where `before` left off, or at its first step with the weights of `start`, or fresh ones."""
     from sdi.train.checkpoint import load_network
     from sdi.train.data import load_samples
     from sdi.train.splits import refuse_leaks
     from sdi.train.trainer import Trainer
 
-    if before is None:
+    if given := before or start:
+        network = load_network(given).train()
+    else:
         with fabric.rank_zero_first(local=True):  # one download serves all
             network = _fresh_network(model, recipe.seed, pretrained)
-    else:
-        network = load_network(before)
     samples, validation = load_samples(splits.train), load_samples(splits.validation)
     refuse_leaks(samples, validation)
     ensure_folder(run)
@@ -285,7 +315,7 @@ def _trainer(
     return trainer
 
 
-def _announce(trainer: Trainer, splits: Splits) -> None:
+def _announce(trainer: Trainer, splits: Splits, *, started: bool) -> None:
     recipe = trainer.recipe
     devices = trainer.fabric.world_size
     where = f"{devices} x {trainer.fabric.device.type}" if devices > 1 else str(trainer.fabric.device)
@@ -297,7 +327,7 @@ def _announce(trainer: Trainer, splits: Splits) -> None:
         f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation}), {test}; "
         f"{length}, batch {trainer.batches.size}; run {trainer.run}"
     )
-    if not trainer.step and not trainer.spec.backbone:
+    if not trainer.step and not trainer.spec.backbone and not started:
         log.print("it starts from random weights: there are no ImageNet weights for it")
     if trainer.step:
         log.print(f"resumed at step {trainer.step} of {trainer.steps}")

@@ -13,7 +13,7 @@ from sdi.train.augment import Augmentation
 __all__ = ["Recipe", "parse_settings", "recipe_fields"]
 
 _POSITIVE = ("learning_rate", "batch_size", "accumulate", "evaluate_every", "epochs", "steps", "eps", "power")
-_SHARES = ("warmup", "ema", "momentum")  # 0 included, 1 not
+_SHARES = ("warmup", "ema", "momentum", "early", "clean")  # 0 included, 1 not
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Recipe:
     learning_rate: float  # greatest value, reached after the warm-up
     input_hw: tuple[int, int]  # pictures are resized to it; the network validates and is exported at it
     crop_hw: tuple[int, int] | None = None  # trained on random windows of this size in the resized picture
+    early_hw: tuple[int, int] | None = None  # trained on whole pictures of this size first, which costs less
+    early: float = 0.0  # share of the steps that is
     epochs: int | None = 60  # passes over the training pictures
     steps: int | None = None  # of the optimiser
     batch_size: int = 8  # pictures a step, over all devices
@@ -49,6 +51,7 @@ class Recipe:
     validation: str = "0.1"  # what chooses best.pt: a share of the training pictures, "test" or "none"
     evaluate_every: int = 5  # epochs
     augmentation: Augmentation = field(default_factory=Augmentation)
+    clean: float = 0.0  # share of the pictures that are defect-free: background of the others, and synthetic strip
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -65,7 +68,9 @@ class Recipe:
         for name in ("weight_decay", "backbone_lr", "seed"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name, size in (("input", self.input_hw), ("crop", self.train_hw)):
+        if (self.early_hw is None) != (self.early == 0):
+            raise InputError("early_hw and early, the share of the steps at that size, go together; give both")
+        for name, size in (("input", self.input_hw), ("crop", self.train_hw), ("early", self.early_hw or (32, 32))):
             if min(size) < 32 or any(side % 16 for side in size):
                 raise InputError(
                     f"the {name} size must be a multiple of 16, and 32 at the least; got {size[0]}x{size[1]}"
@@ -85,13 +90,20 @@ class Recipe:
 
     @property
     def train_hw(self) -> tuple[int, int]:
-        """Size of what the network sees in training."""
+        """Size of what the network sees in training, after the early steps."""
         return self.crop_hw or self.input_hw
+
+    def sizes_at(self, progress: float) -> tuple[tuple[int, int], tuple[int, int] | None]:
+        """What pictures are resized to, and the window taken from that, when this share of the steps is done."""
+        if self.early_hw is not None and progress < self.early:
+            return self.early_hw, None
+        return self.input_hw, self.crop_hw
 
     def changed(self, settings: Mapping[str, Any]) -> Recipe:
         """This recipe with other values, each named as `recipe_fields` names it.
 
-        Steps replace epochs and the other way round; a new input size scales the crop with it.
+        Steps replace epochs and the other way round; a new input size scales the crop and the early
+        size with it.
 
         Raises:
             InputError: an unknown name, or a value out of its range.
@@ -101,11 +113,12 @@ class Recipe:
         inner = {name.partition(".")[2]: value for name, value in settings.items() if "." in name}
         if "steps" in own or "epochs" in own:
             own = {"steps": None, "epochs": None, **own}
-        if "input_hw" in own and self.crop_hw and "crop_hw" not in own:
-            own["crop_hw"] = tuple(
-                max(32, round(crop * new / old / 16) * 16)
-                for crop, old, new in zip(self.crop_hw, self.input_hw, own["input_hw"], strict=True)
-            )
+        for name, size in (("crop_hw", self.crop_hw), ("early_hw", self.early_hw)):
+            if "input_hw" in own and size is not None and name not in own:
+                own[name] = tuple(
+                    max(32, round(side * new / old / 16) * 16)
+                    for side, old, new in zip(size, self.input_hw, own["input_hw"], strict=True)
+                )
         return replace(self, **own, augmentation=replace(self.augmentation, **inner))
 
     def to_dict(self) -> dict[str, Any]:

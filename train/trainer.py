@@ -89,7 +89,7 @@ class Trainer:
         self.fabric = fabric or open_fabric(precision=recipe.precision)
         self.batches = Batches(samples, recipe, rank=self.fabric.global_rank, processes=self.fabric.world_size)
         self.steps_per_epoch = self.batches.per_epoch
-        self.steps = recipe.steps or (recipe.epochs or 0) * self.steps_per_epoch
+        self.steps = self.batches.steps
         self.step = 0
         self._saved_step = -1  # of last.pt
         self.best = -math.inf

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -65,3 +66,22 @@ def test_uneven_shares_and_no_pictures_are_refused(samples: list[Sample]) -> Non
         Batches(samples, replace(RECIPE, crop_hw=(32, 32), accumulate=4))
     with pytest.raises(InputError, match="no picture to train on"):
         Batches([], RECIPE)
+
+
+def test_the_first_steps_are_smaller(samples: list[Sample]) -> None:
+    recipe = replace(RECIPE, crop_hw=None, early_hw=(32, 32), early=0.5, epochs=None, steps=4)
+    batches = Batches(samples, recipe)  # two steps an epoch
+    sizes = [tuple(share.frames.shape[1:3]) for epoch in (0, 1) for (share,) in batches.epoch(epoch, 0)]
+    assert sizes == [(32, 32), (32, 32), (48, 48), (48, 48)]
+
+
+def test_a_share_of_the_pictures_is_clean() -> None:
+    marked = [Sample(f"In_{i}", np.full((64, 64, 3), 9, np.uint8), np.full((64, 64), 255, np.uint8)) for i in range(8)]
+    whole = replace(RECIPE, input_hw=(32, 32), crop_hw=None, batch_size=8)
+
+    def clean(recipe: Recipe) -> int:
+        epochs = (share for epoch in range(25) for (share,) in Batches(marked, recipe).epoch(epoch, 0))
+        return sum(int((share.masks.amax(dim=(1, 2, 3)) == 0).sum()) for share in epochs)
+
+    assert clean(whole) == 0
+    assert 60 <= clean(replace(whole, clean=0.4)) <= 100  # of 200; five standard deviations are 35

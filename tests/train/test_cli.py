@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdi.train.checkpoint import load_checkpoint
+from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
 from sdi.train.cli import main
 from sdi.train.models import known_models
 
@@ -288,6 +288,19 @@ def test_trains_on_the_layout_of_orssd_and_resumes_there(
     assert "2 steps, 2 an epoch, batch 2" in err
     code, out, err = run_command(main, "--resume", run, "--device", "cpu", "--json")
     assert (code, json.loads(out)["finished"]) == (0, True), err
+
+
+def test_init_starts_from_a_checkpoints_weights(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    still = ("--data", steel, "--epochs", 1, "--lr", 1e-12, "--set", "weight_decay=0", "--val", "none")
+    assert run_command(main, *TINY, *still, "--init", "default", "-o", tmp_path / "run")[0] == 0
+    ours, shipped = load_checkpoint(tmp_path / "run" / "best.pt"), load_checkpoint(shipped_checkpoint("minet"))
+    for name, tensor in ours.weights.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(tensor, shipped.weights[name], rtol=0, atol=1e-6)
+    other = run_command(main, "--model", "tsernet-xs", "--data", steel, "--init", tmp_path / "run" / "best.pt")
+    assert_one_line(other, "holds minet, not tsernet-xs")
+    none = run_command(main, "--model", "csepnet", "--data", steel, "--init", "default")
+    assert_one_line(none, "no checkpoint of csepnet comes with sdi")
 
 
 def test_resume_without_a_run_is_refused(run_command: Run, tmp_path: Path) -> None:

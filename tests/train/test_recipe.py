@@ -193,15 +193,25 @@ def test_the_papers_are_followed() -> None:
 
 
 @pytest.mark.parametrize("model", model_names())
-def test_the_papers_recipe_is_the_default_of_every_model_that_has_one(model: str) -> None:
+def test_the_papers_recipe_is_the_default_of_every_model(model: str) -> None:
     spec = model_spec(model)
     quick = Recipe(learning_rate=spec.learning_rate, input_hw=spec.input_hw)
-    assert choose_recipe(None, spec.paper, spec.learning_rate, spec.input_hw) == (spec.paper or quick)
+    assert choose_recipe(None, spec.paper, spec.learning_rate, spec.input_hw) == spec.paper
     assert choose_recipe("quick", spec.paper, spec.learning_rate, spec.input_hw) == quick
 
 
 def test_a_recipe_that_is_not_there_is_refused() -> None:
     with pytest.raises(InputError, match="unknown recipe 'fast'; known: paper, quick"):
         choose_recipe("fast", MINET_PAPER, 0.1, (64, 64))
-    with pytest.raises(InputError, match="comes from no paper; use --recipe quick"):
-        choose_recipe("paper", None, 0.1, (64, 64))
+
+
+def test_a_recipe_may_begin_at_a_smaller_size() -> None:
+    recipe = Recipe(learning_rate=0.1, input_hw=(256, 256), crop_hw=(224, 224), early_hw=(192, 192), early=0.5)
+    assert recipe.sizes_at(0.0) == recipe.sizes_at(0.499) == ((192, 192), None)
+    assert recipe.sizes_at(0.5) == recipe.sizes_at(1.0) == ((256, 256), (224, 224))
+    assert recipe.changed({"input_hw": (128, 128)}).early_hw == (96, 96)
+    for alone in ({"early": 0.5}, {"early_hw": (64, 64)}):
+        with pytest.raises(InputError, match="go together"):
+            Recipe(learning_rate=0.1, input_hw=(256, 256), **alone)
+    with pytest.raises(InputError, match="early size must be a multiple of 16"):
+        Recipe(learning_rate=0.1, input_hw=(256, 256), early_hw=(50, 50), early=0.5)

@@ -17,7 +17,7 @@ from sdi.train.models.csepnet import CSEPNet
 from sdi.train.models.minet import MINet
 from sdi.train.models.tsernet import TSERNet
 from sdi.train.models.tsernet_lite import TSERNetLite
-from sdi.train.paper_recipes import CSEPNET_PAPER, MINET_PAPER, TSERNET_PAPER
+from sdi.train.paper_recipes import CSEPNET_PAPER, MINET_PAPER, TSERNET_LITE, TSERNET_PAPER
 from sdi.train.preprocess import GRAY_STEEL, HALF, IMAGENET, Preprocessing
 from sdi.train.recipe import Recipe
 
@@ -43,7 +43,8 @@ class ModelSpec:
     preprocessing: Preprocessing
     input_hw: tuple[int, int]  # default height and width of the network's input
     learning_rate: float  # greatest one of the quick recipe
-    paper: Recipe | None = None  # how the network's authors train it; None where it comes from no paper
+    paper: Recipe  # how the network's authors train it
+    trains_on_cpu: bool = False  # that recipe is meant for one
     channels_last_on_cpu: bool = False  # found sound and faster there, see Trainer
     backbone: str = ""  # with ImageNet weights, as `load_pretrained` names it; empty where there is none
     ablation: str = ""  # what this variant leaves out of its paper's network; empty where it is none
@@ -140,6 +141,8 @@ _TSERNET_LITE = ModelSpec(
     preprocessing=HALF,
     input_hw=(256, 256),
     learning_rate=3e-3,
+    paper=TSERNET_LITE,
+    trains_on_cpu=True,
     channels_last_on_cpu=True,
     backbone="efficientnet_lite0",
 )
