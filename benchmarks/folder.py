@@ -12,7 +12,9 @@ import cv2
 from benchmarks.rows import Row, Table
 from benchmarks.timing import Candidate, interleaved, process, quotients
 from benchmarks.workbench import Workbench, sdi_command
+from sdi.runtime.defects import DefectRule
 from sdi.runtime.engine import Engine, open_engine
+from sdi.runtime.inspector import Inspector
 from sdi.runtime.loop import Loop
 from sdi.runtime.sinks.masks import MasksSink
 from sdi.runtime.sources.images import ImageSource
@@ -79,7 +81,7 @@ def _bare_loop(engine: Engine, paths: list[Path], folder: Path) -> None:
 def _our_loop(engine: Engine, paths: list[Path], folder: Path) -> None:
     with ImageSource("strip", paths) as source, MasksSink(folder) as masks:
         # The defects are those of sdi-run's defaults.
-        summary = Loop(source, engine, [masks], threshold=0.5, min_area=16).run()
+        summary = Loop(source, engine, [masks], Inspector(DefectRule(0.5, 16))).run()
     assert summary.frames == len(paths), f"{summary.frames} of {len(paths)} pictures came through"
 
 

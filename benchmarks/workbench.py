@@ -44,9 +44,8 @@ class Workbench:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """MINet as the package ships it, else with random weights."""
-        from sdi.export.checkpoint_choice import shipped_checkpoint
         from sdi.export.exporter import random_checkpoint
-        from sdi.train.checkpoint import load_checkpoint
+        from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
 
         shipped = shipped_checkpoint("minet")
         return random_checkpoint("minet") if shipped is None else load_checkpoint(shipped, "minet")
@@ -54,7 +53,7 @@ class Workbench:
     @property
     def weights(self) -> str:
         """Which weights `checkpoint` holds, for a note."""
-        from sdi.export.checkpoint_choice import shipped_checkpoint
+        from sdi.train.checkpoint import shipped_checkpoint
 
         if shipped_checkpoint("minet") is None:
             return "random weights (none are shipped; speed does not depend on them)"

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator, Sequence
+import re
 from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.console import run_app, single_command
 from sdi.runtime.errors import InputError, SdiError
-
-if TYPE_CHECKING:
-    from sdi.runtime.engine import Engine
-    from sdi.runtime.frame import Result, Skipped
-    from sdi.runtime.loop import Loop, Summary
-    from sdi.runtime.sinks import Sink
-    from sdi.runtime.sources import Source
 
 __all__ = ["main"]
 
 _IN = "What to look at"
 _OUT = "Where results go"
 _HOW = "What counts as a defect"
+_LIVE = "Cameras and streams"
+_NET = "The line: messages and the page"
+
+
+class SlowSinks(str, Enum):
+    """What happens to results of live sources when the sinks cannot follow."""
+
+    drop = "drop"
+    hold = "hold"
 
 
 def run_command(
@@ -33,12 +35,46 @@ def run_command(
         typer.Option(help="Engine to run, e.g. model-fp16.onnx. Default: the small network that comes with sdi."),
     ] = None,
     source: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Folder, quoted glob, image, video, stream URL, or 'demo' (synthetic strip).", rich_help_panel=_IN
+            help="Folder, quoted glob, image, video, stream URL, GStreamer pipeline, csi:0 (Jetson), - (the current "
+            "folder, watched) or 'demo' (synthetic strip); NAME=... names it. May be repeated: one engine serves all.",
+            rich_help_panel=_IN,
         ),
     ] = None,
-    camera: Annotated[int | None, typer.Option(help="Camera index, e.g. 0.", rich_help_panel=_IN)] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera: 0 or /dev/video0. May be repeated.", rich_help_panel=_IN)
+    ] = None,
+    watch: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder whose pictures are taken as they appear. May be repeated.", rich_help_panel=_IN),
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second, asked of cameras.", rich_help_panel=_LIVE)] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="1920x1080: asked of cameras, required of streams.", rich_help_panel=_LIVE),
+    ] = None,
+    fourcc: Annotated[
+        str | None, typer.Option(help="Pixel format asked of cameras, e.g. MJPG or YUYV.", rich_help_panel=_LIVE)
+    ] = None,
+    max_age_ms: Annotated[
+        float | None, typer.Option(help="Refuse live frames that are older than this.", rich_help_panel=_LIVE)
+    ] = None,
+    give_up: Annotated[
+        float | None,
+        typer.Option(help="Seconds to try a lost camera or stream again; default for ever.", rich_help_panel=_LIVE),
+    ] = None,
+    frozen_after: Annotated[
+        int,
+        typer.Option(help="Identical frames in a row that mean a frozen camera; 0 never.", rich_help_panel=_LIVE),
+    ] = 50,
+    slow_sinks: Annotated[
+        SlowSinks,
+        typer.Option(
+            help="Live results that sinks are too slow for: drop (and count) them, or hold the engine.",
+            rich_help_panel=_LIVE,
+        ),
+    ] = SlowSinks.drop,
     masks: Annotated[
         Path | None,
         typer.Option(
@@ -51,21 +87,87 @@ def run_command(
     ] = None,
     jsonl: Annotated[
         str | None,
-        typer.Option(help="File to append a JSON line a frame to; '-' is stdout.", rich_help_panel=_OUT),
+        typer.Option(
+            help="File to append a JSON line a frame to, and one an event; '-' is stdout.", rich_help_panel=_OUT
+        ),
     ] = None,
+    jsonl_mb: Annotated[
+        float | None,
+        typer.Option(help="Megabytes at which --jsonl goes on in a new file; the old is NAME.1.", rich_help_panel=_OUT),
+    ] = None,
+    jsonl_keep: Annotated[int, typer.Option(min=1, help="How many old files are kept.", rich_help_panel=_OUT)] = 5,
+    keep_defects: Annotated[
+        Path | None,
+        typer.Option(help="Folder for frame, map and record of every alarm.", rich_help_panel=_OUT),
+    ] = None,
+    keep_mb: Annotated[
+        float, typer.Option(help="Megabytes they may take; then the oldest go.", rich_help_panel=_OUT)
+    ] = 1000,
     show: Annotated[bool, typer.Option("--show", help="Show a window; q closes it.", rich_help_panel=_OUT)] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Write over files that sdi-run did not make.", rich_help_panel=_OUT)
     ] = False,
     threshold: Annotated[
-        float, typer.Option(help="Probability from which a pixel is a defect.", rich_help_panel=_HOW)
+        float, typer.Option(help="Probability from which a pixel is part of a defect.", rich_help_panel=_HOW)
     ] = 0.5,
     min_area: Annotated[
         int, typer.Option(min=1, help="Smallest defect, pixels of the frame.", rich_help_panel=_HOW)
     ] = 16,
-    fail_on_defect: Annotated[
-        bool, typer.Option("--fail-on-defect", help="Exit with 1 if any frame has a defect.", rich_help_panel=_HOW)
+    roi: Annotated[
+        str | None,
+        typer.Option(
+            help="Where defects count: x,y,w,h or a polygon 'x,y;x,y;x,y', pixels of the frame.", rich_help_panel=_HOW
+        ),
+    ] = None,
+    mm_per_pixel: Annotated[
+        float | None, typer.Option(help="Scale: records tell millimetres too.", rich_help_panel=_HOW)
+    ] = None,
+    alarm_frames: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Frames in a row that raise the alarm, or clear it; on a camera 3 to 5.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 1,
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Regions that overlap over frames are one defect.", rich_help_panel=_HOW),
     ] = False,
+    fail_on_defect: Annotated[
+        bool, typer.Option("--fail-on-defect", help="Exit with 1 if there was an alarm.", rich_help_panel=_HOW)
+    ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve a page with the live picture, and /metrics, e.g. on 127.0.0.1:8080.", rich_help_panel=_NET
+        ),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SDI_TOKEN", help="What readers must know; needed to serve other machines.", rich_help_panel=_NET
+        ),
+    ] = None,
+    mqtt: Annotated[
+        str | None,
+        typer.Option(help="Broker for events: mqtt://USER@HOST:PORT/PREFIX; mqtts:// is TLS.", rich_help_panel=_NET),
+    ] = None,
+    webhook: Annotated[
+        str | None, typer.Option(help="URL that events are POSTed to as JSON.", rich_help_panel=_NET)
+    ] = None,
+    queue: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder where events wait while a receiver is down; default ~/.local/state/sdi.", rich_help_panel=_NET
+        ),
+    ] = None,
+    queue_mb: Annotated[
+        float, typer.Option(help="Megabytes of waiting events; then the oldest go.", rich_help_panel=_NET)
+    ] = 64,
+    station: Annotated[
+        str | None, typer.Option(help="This machine's name in messages; default its host name.", rich_help_panel=_NET)
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the engine; default one a core.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -74,7 +176,7 @@ def run_command(
 
     Ctrl-C ends the run; frames under way are finished and everything is closed; a second one does not wait for
     them. Exit codes: 0 all went well,
-    1 a defect was found (--fail-on-defect), 2 wrong use, or pictures that could not be read and were skipped,
+    1 there was an alarm (--fail-on-defect), 2 wrong use, or pictures that could not be read and were skipped,
     3 the camera or the device was lost, 130 a folder or video was interrupted.
 
     Examples:
@@ -83,165 +185,92 @@ def run_command(
 
       sdi-run --engine minet-fp16.onnx --source strip/ --masks maps --jsonl results.jsonl
 
-      sdi-run --engine minet-fp16.onnx --camera 0 --show
+      sdi-run --engine minet-fp16.onnx --camera 0 --size 1920x1080 --fourcc MJPG --show
+
+      sdi-run --source top=rtsp://10.0.0.5/1 --source bottom=rtsp://10.0.0.6/1 --max-age-ms 200 --jsonl line.jsonl
+
+      sdi-run --watch incoming --masks maps
+
+      sdi-run --engine minet-fp16.onnx --camera 0 --alarm-frames 3 --http 127.0.0.1:8080 --keep-defects alarms
     """
-    if (source is None) == (camera is None):
-        raise InputError("give one of --source and --camera; to try it out: sdi-run --source demo --overlay out")
+    specs = [
+        *(source or []),
+        *(_camera_spec(text) for text in camera or []),
+        *(f"watch:{path}" for path in watch or []),
+    ]
+    if not specs:
+        raise InputError("give --source, --camera or --watch; to try it out: sdi-run --source demo --overlay out")
     if json and jsonl == "-":
         raise InputError("--json and --jsonl - would mix on stdout; give --jsonl a file")
-    if not 0 < threshold <= 1:
-        raise InputError(f"--threshold must be above 0 and at most 1, got {threshold}")
+    if max_age_ms is not None and not max_age_ms > 0:
+        raise InputError(f"--max-age-ms must be above 0, got {max_age_ms}")
 
+    from sdi.runtime.defects import DefectRule
+    from sdi.runtime.display import conclude, introduce, run_shown
     from sdi.runtime.engine import default_engine, open_engine
+    from sdi.runtime.inspector import Inspector
     from sdi.runtime.loop import Loop
-    from sdi.runtime.sources import open_source
+    from sdi.runtime.outputs import Outputs
+    from sdi.runtime.roi import parse_roi
+    from sdi.runtime.sources import LiveSettings, open_sources
 
-    places = [str(place) for place in (masks, overlay, jsonl) if place not in (None, "-")]
+    settings = LiveSettings(fps, _size_wh(size), fourcc, give_up, frozen_after)
+    rule = DefectRule(threshold, min_area, None if roi is None else parse_roi(roi), mm_per_pixel)
+    inspector = Inspector(rule, alarm_frames=alarm_frames, link=link)
+    outputs = Outputs(
+        masks=masks,
+        overlay=overlay,
+        jsonl=jsonl,
+        jsonl_mb=jsonl_mb,
+        jsonl_keep=jsonl_keep,
+        show=show,
+        keep_defects=keep_defects,
+        keep_mb=keep_mb,
+        mqtt=mqtt,
+        webhook=webhook,
+        queue=queue,
+        queue_mb=queue_mb,
+        http=http,
+        token=token,
+        station=station,
+        overwrite=overwrite,
+    )
     with ExitStack() as stack:
-        opened = stack.enter_context(open_source(source if source is not None else f"camera:{camera}"))
-        _check_outputs(opened.inputs, masks, overlay, jsonl)
         loaded = stack.enter_context(open_engine(engine or default_engine(), device, threads))
-        _introduce(loaded)
+        introduce(loaded, len(specs))
         loaded.self_test()
-        sinks = [
-            stack.enter_context(sink) for sink in _sinks(opened, masks, overlay, jsonl, show, overwrite, threshold)
-        ]
-        loop = Loop(opened, loaded, sinks, threshold=threshold, min_area=min_area)
+        # After the engine: a camera that nobody reads while one is loaded fills its buffers with old frames.
+        sources = open_sources(specs, settings)
+        for opened in sources:
+            stack.enter_context(opened)
+        outputs.check(sources)
+        sinks = outputs.open(stack, sources, rule)
+        loop = Loop(sources, loaded, sinks, inspector, max_age_ms=max_age_ms, slow_sinks=slow_sinks.value)
         try:
-            interrupted = _run(loop)
+            interrupted = run_shown(loop)
         except SdiError:
             if loop.summary.frames:  # a camera lost after weeks of work leaves its figures too
-                _conclude(loop.summary, places, json, jsonl == "-")
+                conclude(loop.summary, outputs.places, json, jsonl == "-")
             raise
     summary = loop.summary
-    _conclude(summary, places, json, jsonl == "-")
+    conclude(summary, outputs.places, json, jsonl == "-")
     if summary.skipped:
         raise typer.Exit(2)
-    if interrupted and not opened.live:
+    if interrupted and not all(opened.endless for opened in sources):
         raise typer.Exit(130)
-    if fail_on_defect and summary.with_defects:
+    if fail_on_defect and summary.alarms:
         raise typer.Exit(1)
 
 
-def _check_outputs(inputs: Sequence[Path], masks: Path | None, overlay: Path | None, jsonl: str | None) -> None:
-    """No output may land on an input or on another output."""
-    folders = {folder.resolve() for folder in {path.parent for path in inputs}}
-    for flag, place in (("--masks", masks), ("--overlay", overlay), ("--jsonl", jsonl)):
-        if place is None or place == "-":
-            continue
-        place = Path(place).resolve()
-        if place in folders:
-            raise InputError(f"{flag} {place} is where the source's pictures lie; choose another folder")
-        if any(path.name == place.name and path.resolve() == place for path in inputs):
-            raise InputError(f"{flag} {place} is what the source reads; choose another name")
-    if masks is not None and overlay is not None and masks.resolve() == overlay.resolve():
-        raise InputError("--masks and --overlay need folders of their own")
+def _camera_spec(text: str) -> str:
+    return f"camera:{text}" if text.isdecimal() or text.startswith("/") else text
 
 
-def _sinks(
-    source: Source,
-    masks: Path | None,
-    overlay: Path | None,
-    jsonl: str | None,
-    show: bool,
-    overwrite: bool,
-    threshold: float,
-) -> Iterator[Sink]:
-    """Made one by one, so that each is closed if the next one cannot be made."""
-    from sdi.runtime.sinks.jsonl import JsonlSink
-    from sdi.runtime.sinks.masks import MasksSink
-    from sdi.runtime.sinks.overlay import OverlayFolderSink, OverlayVideoSink, WindowSink, is_video_path
-
-    if masks is not None:
-        yield MasksSink(masks, overwrite=overwrite)
-    if overlay is not None and is_video_path(overlay):
-        yield OverlayVideoSink(overlay, threshold, source.fps, overwrite=overwrite)
-    elif overlay is not None:
-        yield OverlayFolderSink(overlay, threshold, overwrite=overwrite)
-    if jsonl is not None:
-        yield JsonlSink(jsonl)
-    if show:
-        yield WindowSink(threshold)
-
-
-def _introduce(engine: Engine) -> None:
-    manifest = engine.manifest
-    size = "any size" if engine.frame_hw is None else f"{engine.frame_hw[0]}x{engine.frame_hw[1]}"
-    if manifest is None:
-        warn(
-            f"no manifest beside {engine.path}: it cannot be checked; copy its .json too, or export it again with "
-            "sdi-export"
-        )
-        log.print(f"{engine.path.name}, {size}, on {engine.device}")
-        return
-    log.print(f"{manifest.model} {manifest.precision}, {size}, on {engine.device}")
-    if engine.batch not in (None, 1):
-        warn(f"this engine takes {engine.batch} frames a call, all but one are copies: export it with --batch 1")
-    if manifest.random_weights:
-        warn("this engine has random weights: it is for timing, its maps mean nothing")
-
-
-def _run(loop: Loop) -> bool:
-    """Run under a progress display. Returns whether a signal ended the run."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from sdi.runtime.frame import Skipped
-    from sdi.runtime.sinks.overlay import WindowSink
-
-    signals: list[int] = []
-
-    def on_signal(number: int, _: Any) -> None:
-        signals.append(number)
-        loop.stop()
-        signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
-
-    windows = [sink for sink in loop.sinks if isinstance(sink, WindowSink)]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.1f} fps  {task.fields[defects]} with defects  {task.fields[drops]} dropped"),
-        TimeRemainingColumn(),
-    )
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in handlers:
-        signal.signal(number, on_signal)
-    try:
-        with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-            task = progress.add_task("run", total=loop.source.length, rate=0.0, defects=0, drops=0)
-
-            def report(item: Result | Skipped) -> None:
-                summary = loop.summary
-                if isinstance(item, Skipped):
-                    warn(item.reason, "skipped:")
-                rate = summary.frames / summary.seconds if summary.seconds else 0.0
-                progress.update(task, advance=1, rate=rate, defects=summary.with_defects, drops=summary.drops)
-                if any(window.closed for window in windows):
-                    loop.stop()
-
-            loop.run(report)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    return bool(signals)
-
-
-def _conclude(summary: Summary, places: list[str], json: bool, lines_on_stdout: bool) -> None:
-    figures = summary.to_dict()
-    if json:
-        print_json({**figures, "outputs": places})
-        return
-    engine_ms, age_ms = figures["engine_ms"], figures["age_ms"]
-    log.print(
-        f"{figures['frames']} frames in {figures['seconds']:.1f} s ({figures['fps']:.1f} fps), "
-        f"{figures['with_defects']} with defects, {figures['drops']} dropped, {figures['skipped']} skipped"
-    )
-    if engine_ms:
-        for what, values in (("engine", engine_ms), ("capture to result", age_ms)):
-            shown = "  ".join(f"{name} {value:.1f}" for name, value in values.items())
-            log.print(f"{what} ms: {shown}")
-    for place in places:
-        (log if lines_on_stdout else out).print(place)
+def _size_wh(text: str | None) -> tuple[int, int] | None:
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text or "")
+    if text is not None and match is None:
+        raise InputError(f"--size must be a width and a height, e.g. 1920x1080, got '{text}'")
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def main() -> None:

@@ -29,11 +29,15 @@ _EXTRA_OF = {
     "torch": "export",
     "torchvision": "export",
     "lightning_fabric": "train",
-    "py_sod_metrics": "train",
+    "py_sod_metrics": "eval",
+    "jinja2": "eval",
+    "matplotlib": "eval",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "cpu",
     "cv2": "opencv",
+    "paho": "line",
+    "prometheus_client": "line",
 }
 _BUG = 70  # EX_SOFTWARE of sysexits.h
 

@@ -19,6 +19,7 @@ from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.golden import golden_difference, golden_frame
 from sdi.runtime.images import resize_image
 from sdi.runtime.manifest import Manifest, read_manifest, verify_file
+from sdi.runtime.plan import HEADER_BYTES, PlanHeader, verify_plan
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES_FOLDER", "Engine", "default_engine", "open_engine"]
 
 ENGINES_FOLDER = Path(__file__).parent / "engines"
-_PLAN_HEADERS = {b"ftrt": "TensorRT", b"vtrt": "TensorRT-RTX"}
 
 
 class Engine(abc.ABC):
@@ -126,24 +126,27 @@ def open_engine(path: Path | str, device: str = "auto", threads: int | None = No
     (`engine.manifest is None`), a contradicted one is an error.
 
     Args:
-        device: "auto" (a GPU where ONNX Runtime has one, else the CPU), "cpu" or "cuda".
+        device: "auto" (a GPU where ONNX Runtime has one, else the CPU; for a plan a GPU), "cpu" or "cuda".
         threads: CPU threads; None uses one per core.
     Raises:
         InputError: no such file, a folder, empty, truncated, damaged, not an engine, or one without our face.
-        DeviceError: the device asked for is not there.
+        DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
     path = Path(path)
     head = _head(path)
-    if head[:4] in _PLAN_HEADERS:
-        raise InputError(
-            f"{path} is a {_PLAN_HEADERS[head[:4]]} plan; this version runs ONNX files: use the .onnx it was built from"
-        )
+    header = PlanHeader.of(head)
+    if header is not None:
+        manifest = read_manifest(path)
+        verify_plan(path, header, manifest)
+        from sdi.runtime.backends.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(path, manifest, header, device)
     if head.startswith(b"PK\x03\x04"):
         raise InputError(
             f"{path} is a PyTorch file, not an engine; export it first: sdi-export --model NAME --checkpoint {path}"
         )
     if not head.startswith(b"\x08"):  # field 1, ir_version, opens every ONNX file
-        raise InputError(f"{path} is no engine: expected an ONNX file; make one with sdi-export")
+        raise InputError(f"{path} is no engine: expected an ONNX file or a TensorRT plan; make one with sdi-export")
     manifest = read_manifest(path)
     if manifest is not None:
         verify_file(path, manifest)
@@ -160,7 +163,7 @@ def _head(path: Path) -> bytes:
         size = path.stat().st_size
         if size:  # a pipe or a device has none, and reading it might never end
             with path.open("rb") as file:
-                head = file.read(8)
+                head = file.read(HEADER_BYTES)
     except OSError as error:
         raise InputError(f"cannot read engine {path}: {error.strerror}; make one with sdi-export") from error
     if size == 0:

@@ -56,7 +56,7 @@ def create_beside(path: Path) -> Path:
     return beside
 
 
-def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
+def write_bytes(path: Path, data: bytes | memoryview, *, durable: bool = True) -> None:
     """Write `data` to `path`, whole or not at all.
 
     Raises:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from sdi.runtime.defects import Region
 
-__all__ = ["Frame", "Result", "Skipped"]
+__all__ = ["Event", "Frame", "Result", "Skipped", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,38 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Event:
+    """What happened beside the frames. An event keeps its place among them and is never dropped.
+
+    The sources' own kinds: `source_lost`, `source_back`, `source_changed` (another size or pixel format),
+    `source_frozen`, `source_moving`; the loop's: `frame_stale`.
+    """
+
+    kind: str
+    source: str
+    text: str  # one line for people
+    wall_time: float
+    details: dict[str, Any] = field(default_factory=dict)  # for machines; plain values, JSON can hold them
+    result: Result | None = None  # the frame that raised an alarm; the loop puts it in, evidence needs it
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge makes of one saliency map."""
+
+    regions: list[Region]
+    alarm: bool = False  # enough of the latest frames of this source had defects
+    events: tuple[Event, ...] = ()  # what this frame brought about; sinks hear of them after its result
+
+
+@dataclass(frozen=True)
 class Result:
     """A frame and its answer."""
 
     frame: Frame
     saliency: np.ndarray  # (H, W) uint8 at the frame's own size
     regions: list[Region]
-    engine_ms: float  # time in the engine, resizing included
+    engine_ms: float  # time in the engine, resizing included; of the whole batch where frames shared one
     age_ms: float  # from capture to result
-    drops: int  # frames dropped so far because the engine was busy
+    drops: int  # frames of this source dropped so far because the engine was busy
+    alarm: bool = False  # the verdict over the latest frames of this source

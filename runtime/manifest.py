@@ -10,10 +10,13 @@ from typing import Any
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import sha256_of, write_text
 
-__all__ = ["Manifest", "manifest_path", "read_manifest", "verify_file", "write_manifest"]
+__all__ = ["Manifest", "Profile", "manifest_path", "read_manifest", "refuse_foreign", "verify_file", "write_manifest"]
 
 FORMAT = "sdi-manifest"
 FORMAT_VERSION = 1
+
+Profile = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
+"""Least, best and greatest (frames a call, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Manifest:
 
     model: str  # registered name, e.g. "tsernet-xs"
     family: str  # the network it is a variant of
-    precision: str  # "fp32", "fp16"
-    target: str  # what runs it: "onnx"
-    face: str  # "uint8", or "raw" with float32 probabilities
+    precision: str  # "fp32", "fp16", "int8"
+    target: str  # what runs it: "onnx", "tensorrt", "tensorrt-rtx"
+    face: str  # "uint8"; "planar", float32 [N, 3, H, W]; or "raw" with float32 probabilities
     batch: int | None  # None: any
     frame_hw: tuple[int, int] | None  # size of `frame` and `saliency`; None: any
     network_hw: tuple[int, int]  # size the network runs at, inside
@@ -36,10 +39,17 @@ class Manifest:
     sha256: str  # of the artefact
     builder: dict[str, str]  # library name -> version
     golden: dict[str, Any]  # input rule and what the output must be like
-    parity: dict[str, float]  # against PyTorch, measured before the file was kept
+    parity: dict[str, float]  # of the ONNX file, against PyTorch, measured before it was kept
     metrics: dict[str, float] = field(default_factory=dict)  # the checkpoint's scores
     calibration: str | None = None  # fingerprint of the calibration set
-    high_precision_layers: tuple[str, ...] = ()
+    high_precision_layers: tuple[str, ...] = ()  # nodes that compute in float32 where the rest does not
+    quantisation: dict[str, Any] = field(default_factory=dict)  # of INT8: method, layers kept and why, accuracy
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)  # precision -> layers, and share of the MACs
+    profile: Profile | None = None  # shapes that a plan takes; None: one
+    compute_capabilities: tuple[str, ...] = ()  # GPUs a plan is for: "8.9", or "12.0+" for that and later
+    gpu: str | None = None  # the GPU a plan was built on
+    build: dict[str, Any] = field(default_factory=dict)  # options of the builder that were asked for
+    notes: tuple[str, ...] = ()  # what a user of the file should know
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -85,9 +95,29 @@ def read_manifest(artefact: Path) -> Manifest | None:
     return manifest
 
 
-def verify_file(artefact: Path, manifest: Manifest) -> None:
+def refuse_foreign(path: Path, overwrite: bool) -> None:
+    """Refuse to replace a file that no manifest of ours lies beside.
+
+    Raises:
+        InputError: `path` is such a file and `overwrite` is false.
+    """
+    if not path.exists() or overwrite:
+        return
+    try:
+        ours = read_manifest(path) is not None
+    except InputError:
+        ours = False
+    if not ours:
+        raise InputError(f"{path} exists and has no manifest of sdi; choose another -o or pass --overwrite")
+
+
+def verify_file(
+    artefact: Path, manifest: Manifest, mend: str = "copy both files again or export the engine again"
+) -> None:
     """Hold the artefact against its manifest, without loading it.
 
+    Args:
+        mend: what the user is told to do.
     Raises:
         InputError: another size (truncated, or partly copied), other bytes (damaged, or replaced), or unreadable.
     """
@@ -98,19 +128,16 @@ def verify_file(artefact: Path, manifest: Manifest) -> None:
         raise InputError(f"cannot read {artefact}: {error.strerror}") from error
     if size != manifest.bytes:
         how = "truncated" if size < manifest.bytes else "another file"
-        raise InputError(
-            f"{artefact} has {size} bytes, its manifest says {manifest.bytes}: {how}; "
-            "copy both files again or export the engine again"
-        )
+        raise InputError(f"{artefact} has {size} bytes, its manifest says {manifest.bytes}: {how}; {mend}")
     if not matches:
         raise InputError(
             f"{artefact} does not match the SHA-256 in {manifest_path(artefact).name}: it is damaged or was "
-            "replaced; copy both files again or export the engine again"
+            f"replaced; {mend}"
         )
 
 
 def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
 
 
 def _check_types(manifest: Manifest) -> None:
@@ -121,7 +148,13 @@ def _check_types(manifest: Manifest) -> None:
         raise ValueError("bytes or random_weights has another type")
     if not (manifest.batch is None or isinstance(manifest.batch, int)):
         raise ValueError("batch is not a number")
-    for name in ("preprocessing", "builder", "golden", "parity", "metrics"):
+    if manifest.profile is not None and not _is_profile(manifest.profile):
+        raise ValueError("profile is not three shapes of frames, height and width")
+    for name in ("high_precision_layers", "compute_capabilities", "notes"):
+        value = getattr(manifest, name)
+        if not (isinstance(value, tuple) and all(isinstance(item, str) for item in value)):
+            raise ValueError(f"{name} is not a list of texts")
+    for name in ("preprocessing", "builder", "golden", "parity", "metrics", "layers", "build", "quantisation"):
         if not isinstance(getattr(manifest, name), dict):
             raise ValueError(f"{name} is not an object")
     for name in ("frame_hw", "network_hw"):
@@ -130,3 +163,14 @@ def _check_types(manifest: Manifest) -> None:
             continue
         if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
             raise ValueError(f"{name} is not a height and a width")
+
+
+def _is_profile(value: Any) -> bool:
+    return (
+        isinstance(value, tuple)
+        and len(value) == 3
+        and all(
+            isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) and n > 0 for n in shape)
+            for shape in value
+        )
+    )

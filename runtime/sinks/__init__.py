@@ -9,7 +9,7 @@ import abc
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from sdi.runtime.frame import Result, Skipped
+from sdi.runtime.frame import Event, Result, Skipped
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,6 +26,9 @@ class Sink(abc.ABC):
 
     def note(self, skipped: Skipped) -> None:
         """Hear of something that gave no picture; most sinks have no use for it."""
+
+    def event(self, event: Event) -> None:
+        """Hear of an event, after the result that caused it; most sinks have no use for it."""
 
     def close(self, *, complete: bool) -> None:
         """Finish what was begun. `complete` is False when the run failed."""

@@ -1,71 +1,57 @@
-"""Results as JSON Lines."""
+"""Results and events as JSON Lines."""
 
 from __future__ import annotations
 
 import json
 import sys
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TextIO
 
 from sdi.runtime.errors import InputError
-from sdi.runtime.frame import Result, Skipped
+from sdi.runtime.frame import Event, Result, Skipped
+from sdi.runtime.records import event_record, result_record, skipped_record
 from sdi.runtime.sinks import Sink
 
 __all__ = ["JsonlSink"]
 
 
 class JsonlSink(Sink):
-    """One line a frame, flushed at once; `-` is stdout. A file is appended to, so a restart loses nothing.
+    """One line a frame and one an event, flushed at once; `-` is stdout. See `sdi.runtime.records`.
 
-    A frame's line: `frame` (index), `name`, `source`, `time` (capture, UTC), `engine_ms`, `age_ms`, `drops`,
-    `defects` (see `Region`). A line with `event` tells of something that gave no picture.
+    A file is appended to, so a restart loses nothing. One that would grow over `max_bytes` is renamed `NAME.1`, the
+    older `NAME.1` to `NAME.2` and so on; of these `keep` are kept.
 
+    Args:
+        max_bytes: None: one file without end.
     Raises:
         InputError: the file cannot be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, max_bytes: int | None = None, keep: int = 5) -> None:
         self._file: TextIO
         self._path = "stdout" if path == "-" else path
         self._owned = path != "-"
+        self._max_bytes = max_bytes if self._owned else None
+        self._keep = keep
+        self._bytes = 0
         if not self._owned:
             self._file = sys.stdout
             return
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(path).open("a+", encoding="utf-8")  # noqa: SIM115 - closed by `close`
-            _end_half_line(self._file)
+            self._open()
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}; choose another file for --jsonl") from error
 
     def write(self, result: Result) -> None:
-        frame = result.frame
-        self._line(
-            {
-                "frame": frame.index,
-                "name": frame.name,
-                "source": frame.source,
-                "time": _utc(frame.wall_time),
-                "engine_ms": round(result.engine_ms, 3),
-                "age_ms": round(result.age_ms, 3),
-                "drops": result.drops,
-                "defects": [asdict(region) for region in result.regions],
-            }
-        )
+        self._line(result_record(result))
 
     def note(self, skipped: Skipped) -> None:
-        self._line(
-            {
-                "event": "skipped",
-                "name": skipped.name,
-                "source": skipped.source,
-                "time": _utc(skipped.wall_time),
-                "reason": skipped.reason,
-            }
-        )
+        self._line(skipped_record(skipped))
+
+    def event(self, event: Event) -> None:
+        self._line(event_record(event))
 
     def close(self, *, complete: bool) -> None:
         if self._owned:
@@ -73,15 +59,32 @@ class JsonlSink(Sink):
                 self._file.close()
 
     def _line(self, value: dict[str, Any]) -> None:
+        line = json.dumps(value) + "\n"  # ASCII: as many bytes as characters
         try:
-            self._file.write(json.dumps(value) + "\n")
+            if self._max_bytes is not None and self._bytes and self._bytes + len(line) > self._max_bytes:
+                self._rotate()
+            self._file.write(line)
             self._file.flush()
+            self._bytes += len(line)
         except BrokenPipeError:  # the reader has gone, which is no fault
             raise
         except OSError as error:
             raise InputError(
                 f"cannot write {self._path}: {error.strerror}; make room or choose another file"
             ) from error
+
+    def _open(self) -> None:
+        self._file = Path(self._path).open("a+", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+        _end_half_line(self._file)
+        self._bytes = self._file.seek(0, 2) if self._file.seekable() else 0
+
+    def _rotate(self) -> None:
+        self._file.close()
+        for number in range(self._keep - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                Path(f"{self._path}.{number}").replace(f"{self._path}.{number + 1}")
+        Path(self._path).replace(f"{self._path}.1")
+        self._open()
 
 
 def _end_half_line(file: TextIO) -> None:
@@ -91,7 +94,3 @@ def _end_half_line(file: TextIO) -> None:
         file.seek(end - 1)
         if file.read(1) != "\n":
             file.write("\n")
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")

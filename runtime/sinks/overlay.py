@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from sdi.runtime.defects import gray_level
+from sdi.runtime.defects import DefectRule, gray_level
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import create_beside, ensure_folder
 from sdi.runtime.frame import Result, Skipped
 from sdi.runtime.images import write_image
 from sdi.runtime.sinks import Sink
-from sdi.runtime.sinks.folder import claim_folder, remove_stale
+from sdi.runtime.sinks.folder import claim_folder, remove_stale, safe_name
 
 __all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay", "is_video_path"]
 
+_TITLE = "sdi-run"
 _VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv"}
 _RED = (40, 40, 255)  # BGR
+_GRAY = (190, 190, 190)
 _ROOM_FOR_LABELS = 128  # pixels; on a smaller picture the labels would cover the defects
 
 
@@ -28,45 +31,76 @@ def is_video_path(path: Path) -> bool:
     return path.suffix.lower() in _VIDEO_SUFFIXES
 
 
-def draw_overlay(result: Result, threshold: float) -> np.ndarray:
-    """(H, W, 3) uint8 BGR: the frame, tinted red where the map is over the threshold, each region boxed."""
+def draw_overlay(result: Result, rule: DefectRule) -> np.ndarray:
+    """(H, W, 3) uint8 BGR: the frame, tinted red where the map is over the threshold, regions boxed, the ROI drawn."""
     image = result.frame.image.copy()
-    over = result.saliency >= gray_level(threshold)
+    over = result.saliency >= gray_level(rule.threshold)
+    if rule.roi is not None:
+        left, top, right, bottom, within = rule.roi.within(over.shape)
+        counts = np.zeros_like(over)
+        counts[top:bottom, left:right] = within
+        over &= counts
+        cv2.polylines(image, [np.array(rule.roi.points, np.int32)], True, _GRAY, 1)
     image[over] = (0.55 * image[over] + 0.45 * np.array(_RED)).astype(np.uint8)
     for region in result.regions:
         corner = (region.x + region.width - 1, region.y + region.height - 1)
         cv2.rectangle(image, (region.x, region.y), corner, _RED, 1)
         if min(result.saliency.shape) >= _ROOM_FOR_LABELS:
             where = (region.x, region.y - 3 if region.y > 12 else corner[1] + 11)
-            cv2.putText(image, f"{region.peak:.2f}", where, cv2.FONT_HERSHEY_SIMPLEX, 0.35, _RED, 1, cv2.LINE_AA)
+            label = f"{region.peak:.2f}" if region.id is None else f"#{region.id} {region.peak:.2f}"
+            cv2.putText(image, label, where, cv2.FONT_HERSHEY_SIMPLEX, 0.35, _RED, 1, cv2.LINE_AA)
     return image
 
 
 class OverlayFolderSink(Sink):
     """`FOLDER/NAME.png` for every frame."""
 
-    def __init__(self, folder: Path, threshold: float, *, overwrite: bool = False) -> None:
+    def __init__(self, folder: Path, rule: DefectRule, *, overwrite: bool = False) -> None:
         self._folder = claim_folder(folder, "overlay", overwrite)
-        self._threshold = threshold
+        self._rule = rule
 
     def write(self, result: Result) -> None:
-        write_image(self._folder / f"{result.frame.name}.png", draw_overlay(result, self._threshold))
+        write_image(self._folder / f"{result.frame.name}.png", draw_overlay(result, self._rule))
 
     def note(self, skipped: Skipped) -> None:
         remove_stale(self._folder, skipped.name)
 
 
 class OverlayVideoSink(Sink):
-    """One video of all frames. It gets its name when it is finished; frames of another size are refitted.
+    """One video of all frames of a source: `path`, or with several sources NAME-SOURCE beside it.
 
+    It gets its name when it is finished; frames of another size are refitted.
+
+    Args:
+        fps: of each source, by its name.
     Raises:
-        InputError: the file exists and `overwrite` is not set, or cannot be written.
+        InputError: a file exists and `overwrite` is not set, or cannot be written.
     """
 
-    def __init__(self, path: Path, threshold: float, fps: float, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, rule: DefectRule, fps: Mapping[str, float], *, overwrite: bool = False) -> None:
+        self._rule = rule
+        self._videos: dict[str, _Video] = {}
+        try:
+            for source, rate in fps.items():
+                place = path if len(fps) == 1 else path.with_stem(f"{path.stem}-{safe_name(source)}")
+                self._videos[source] = _Video(place, rate, overwrite)
+        except BaseException:
+            self.close(complete=False)
+            raise
+
+    def write(self, result: Result) -> None:
+        self._videos[result.frame.source].write(draw_overlay(result, self._rule))
+
+    def close(self, *, complete: bool) -> None:
+        with ExitStack() as stack:  # each is closed, whatever happens to the others
+            for video in self._videos.values():
+                stack.callback(video.close)
+
+
+class _Video:
+    def __init__(self, path: Path, fps: float, overwrite: bool) -> None:
         ensure_folder(path.parent)
         self._path = path
-        self._threshold = threshold
         self._fps = fps
         self._writer: cv2.VideoWriter | None = None
         self._size_wh = (0, 0)
@@ -79,8 +113,7 @@ class OverlayVideoSink(Sink):
             raise InputError(f"cannot write {path}: {error.strerror}; choose another name") from error
         self._beside = create_beside(path)
 
-    def write(self, result: Result) -> None:
-        image = draw_overlay(result, self._threshold)
+    def write(self, image: np.ndarray) -> None:
         if self._writer is None:
             # Encoders want even sides.
             self._size_wh = (image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2)
@@ -92,13 +125,12 @@ class OverlayVideoSink(Sink):
             image = cv2.resize(image, self._size_wh, interpolation=cv2.INTER_AREA)
         self._writer.write(image)
 
-    def close(self, *, complete: bool) -> None:
-        if self._writer is not None:
-            self._writer.release()
+    def close(self) -> None:
         if self._writer is None:
             with suppress(OSError):
                 self._beside.unlink()
             return
+        self._writer.release()
         # What was recorded before a failure is evidence: keep it.
         try:
             self._beside.replace(self._path)
@@ -107,29 +139,34 @@ class OverlayVideoSink(Sink):
 
 
 class WindowSink(Sink):
-    """A window on the desktop; `q` or Escape, or closing it, asks the run to stop.
+    """A window on the desktop for each source; `q` or Escape, or closing one, asks the run to stop.
 
     Raises:
         InputError: this OpenCV has no windows, or there is no display.
     """
 
-    def __init__(self, threshold: float) -> None:
-        self._threshold = threshold
+    def __init__(self, rule: DefectRule) -> None:
+        self._rule = rule
+        self._titles: dict[str, str] = {}
         self.closed = False
         try:
-            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL)
+            cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
         except cv2.error as error:
             raise InputError(
                 "--show needs a display and an OpenCV with windows: pip uninstall opencv-python-headless && "
                 "pip install opencv-python; without a display use --overlay"
             ) from error
 
-    _title = "sdi-run"
-
     def write(self, result: Result) -> None:
-        cv2.imshow(self._title, draw_overlay(result, self._threshold))
+        source = result.frame.source
+        if source not in self._titles:
+            self._titles[source] = f"{_TITLE} {source}" if self._titles else _TITLE
+            cv2.namedWindow(self._titles[source], cv2.WINDOW_NORMAL)
+        cv2.imshow(self._titles[source], draw_overlay(result, self._rule))
         key = cv2.waitKey(1) & 0xFF
-        self.closed |= key in (ord("q"), 27) or cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1
+        gone = cv2.getWindowProperty(self._titles[source], cv2.WND_PROP_VISIBLE) < 1
+        self.closed |= key in (ord("q"), 27) or gone
 
     def close(self, *, complete: bool) -> None:
-        cv2.destroyWindow(self._title)
+        for title in {_TITLE, *self._titles.values()}:
+            cv2.destroyWindow(title)

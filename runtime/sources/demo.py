@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
-from sdi.runtime.frame import Frame, Skipped
+from sdi.runtime.frame import Event, Frame, Skipped
 from sdi.runtime.sources import Source
 from sdi.runtime.strip import DEFECTS, draw_strip
 
@@ -22,7 +21,7 @@ class DemoSource(Source):
         self._kinds = [(kind, number) for number in range(1, 4) for kind in (*DEFECTS, "clean")]
         self.length = len(self._kinds)
 
-    def frames(self) -> Iterator[Frame | Skipped]:
+    def frames(self) -> Iterator[Frame | Skipped | Event]:
         for index, (kind, number) in enumerate(self._kinds):
             image, _ = draw_strip(kind, seed=number)
-            yield Frame(index, f"{kind}_{number}", self.name, image, time.monotonic(), time.time())
+            yield self.frame(index, f"{kind}_{number}", image)

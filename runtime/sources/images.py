@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from sdi.runtime.errors import InputError
-from sdi.runtime.frame import Frame, Skipped
+from sdi.runtime.frame import Event, Frame, Skipped
 from sdi.runtime.images import read_image
 from sdi.runtime.sources import Source
 
@@ -33,13 +32,13 @@ class ImageSource(Source):
             twins = sorted(str(path) for path in paths if path.stem == shared[0])
             raise InputError(f"{len(shared)} names stand for several images, e.g. {', '.join(twins)}; run them apart")
 
-    def frames(self) -> Iterator[Frame | Skipped]:
+    def frames(self) -> Iterator[Frame | Skipped | Event]:
         index = 0
         for path in self.inputs:
             try:
                 image = read_image(path)
             except InputError as error:
-                yield Skipped(path.stem, self.name, str(error), time.time())
+                yield self.skipped(path.stem, str(error))
                 continue
-            yield Frame(index, path.stem, self.name, image, time.monotonic(), time.time())
+            yield self.frame(index, path.stem, image)
             index += 1

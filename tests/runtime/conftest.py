@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from sdi.runtime.files import sha256_of
 from sdi.runtime.golden import golden_frame, golden_record
-from sdi.runtime.manifest import Manifest, write_manifest
+from sdi.runtime.manifest import Manifest, manifest_path, write_manifest
 
 SIZE_HW = (32, 48)
 BRIGHT = 200  # from here on the engine of kind "fragile" fails
@@ -99,6 +99,23 @@ def tiny_manifest(artefact: Path, frame_hw: tuple[int, int] | None, batch: int |
     )
 
 
+def _write_engine(
+    path: Path, kind: str = "mean", frame_hw: tuple[int, int] | None = None, *, batch: int | None = None
+) -> Path:
+    opset = [helper.make_opsetid("", 20)]
+    model = helper.make_model(_graph(kind, frame_hw, batch), opset_imports=opset, ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    write_manifest(path, tiny_manifest(path, frame_hw, batch))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_engine() -> Callable[..., Path]:
+    """Writes a tiny ONNX engine and its manifest to a path; answers the path."""
+    return _write_engine
+
+
 @pytest.fixture
 def make_engine(tmp_path: Path) -> Callable[..., Path]:
     """Writes a tiny ONNX engine, with its manifest unless told otherwise; answers its path."""
@@ -113,13 +130,9 @@ def make_engine(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         folder = tmp_path / "engines"
         folder.mkdir(exist_ok=True)
-        path = folder / name
-        opset = [helper.make_opsetid("", 20)]
-        model = helper.make_model(_graph(kind, frame_hw, batch), opset_imports=opset, ir_version=10)
-        onnx.checker.check_model(model, full_check=True)
-        onnx.save(model, path)
-        if manifest:
-            write_manifest(path, tiny_manifest(path, frame_hw, batch))
+        path = _write_engine(folder / name, kind, frame_hw, batch=batch)
+        if not manifest:
+            manifest_path(path).unlink()
         return path
 
     return make
@@ -214,10 +227,10 @@ def sdi_run_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 class MjpegServer:
-    """A network camera: `push` pictures, then `end` the stream. One reader at a time."""
+    """A network camera: `push` pictures, then `end` the stream, or `cut` it within one. One reader at a time."""
 
     def __init__(self) -> None:
-        self.pictures: queue.Queue[np.ndarray | None] = queue.Queue()
+        self.pictures: queue.Queue[np.ndarray | bytes | None] = queue.Queue()
         self.gone = threading.Event()  # the reader closed the connection
         owner = self
 
@@ -228,6 +241,9 @@ class MjpegServer:
                 self.end_headers()
                 with suppress(OSError):
                     while (image := owner.pictures.get(timeout=30)) is not None:
+                        if isinstance(image, bytes):
+                            self.wfile.write(image)
+                            break
                         data = cv2.imencode(".jpg", image)[1].tobytes()
                         head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                         self.wfile.write(head.encode() + data + b"\r\n")
@@ -249,6 +265,11 @@ class MjpegServer:
 
     def end(self) -> None:
         self.pictures.put(None)
+
+    def cut(self, image: np.ndarray) -> None:
+        data = cv2.imencode(".jpg", image)[1].tobytes()
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+        self.pictures.put(head.encode() + data[: len(data) // 2])
 
     def close(self) -> None:
         self.end()
@@ -274,3 +295,19 @@ def closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own with 1 MiB of room."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "sdi-test", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, timeout=20, check=False)
+    except OSError as error:
+        pytest.skip(f"no disk can be mounted here: {error}")
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], timeout=20, check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,35 +13,45 @@ import numpy as np
 import pytest
 
 import sdi.runtime.loop as loop_module
+from sdi.runtime.defects import DefectRule
 from sdi.runtime.engine import Engine, open_engine
 from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.frame import Frame, Result, Skipped
-from sdi.runtime.loop import Loop, Summary
+from sdi.runtime.frame import Event, Frame, Result, Skipped
+from sdi.runtime.inspector import Inspector
+from sdi.runtime.loop import Loop
 from sdi.runtime.sinks import Sink
-from sdi.runtime.sources import Source, open_source
-from sdi.runtime.sources.camera import CameraSource
+from sdi.runtime.sources import LiveSettings, Source, open_source
+from sdi.runtime.summary import Latencies, SourceSummary, Summary
 
 WAIT_S = 20.0
 
 
-def _frame(index: int, level: int = 10) -> Frame:
-    image = np.full((4, 6, 3), level, np.uint8)
-    return Frame(index, f"f{index}", "list", image, time.monotonic(), time.time())
+def _frame(index: int, level: int = 10, source: str = "list", size_hw: tuple[int, int] = (4, 6)) -> Frame:
+    image = np.full((*size_hw, 3), level, np.uint8)
+    return Frame(index, f"f{index}", source, image, time.monotonic(), time.time())
+
+
+def _event(kind: str = "test", source: str = "list", **details: object) -> Event:
+    return Event(kind, source, "", 0.0, details)
 
 
 class ListSource(Source):
     """Yields items; calls those that can be called, so that a test can wait or fail between frames."""
 
-    name = "list"
-    length = None
-
-    def __init__(self, *items: Frame | Skipped | Callable[[], object], live: bool = False) -> None:
+    def __init__(
+        self, *items: Frame | Skipped | Event | Callable[[], object], live: bool = False, name: str = "list"
+    ) -> None:
+        self.name = name
         self.live = live
+        self.recycled: list[tuple[int, ...]] = []
         self.items = items
         self.taken = 0
         self.ended = threading.Event()
 
-    def frames(self) -> Iterator[Frame | Skipped]:
+    def recycle(self, image: np.ndarray) -> None:
+        self.recycled.append(image.shape)
+
+    def frames(self) -> Iterator[Frame | Skipped | Event]:
         try:
             for item in self.items:
                 if callable(item):
@@ -55,11 +66,15 @@ class ListSource(Source):
 class PlainEngine(Engine):
     """Answers the first channel, after `before` has had its say."""
 
-    def __init__(self, before: Callable[[np.ndarray], object] = lambda frames: None) -> None:
-        self.path, self.manifest, self.frame_hw, self.batch, self.device = Path("plain"), None, None, None, "test"
+    def __init__(
+        self, before: Callable[[np.ndarray], object] = lambda frames: None, *, batch: int | None = None
+    ) -> None:
+        self.path, self.manifest, self.frame_hw, self.batch, self.device = Path("plain"), None, None, batch, "test"
         self.before = before
+        self.shapes: list[tuple[int, ...]] = []
 
     def execute(self, frames: np.ndarray) -> np.ndarray:
+        self.shapes.append(frames.shape)
         self.before(frames)
         return frames[..., 0].copy()
 
@@ -70,14 +85,20 @@ class ListSink(Sink):
     def __init__(self, before: Callable[[Result], object] = lambda result: None) -> None:
         self.results: list[Result] = []
         self.skipped: list[Skipped] = []
+        self.heard: list[object] = []  # all, in order
         self.before = before
 
     def write(self, result: Result) -> None:
         self.before(result)
         self.results.append(result)
+        self.heard.append(result)
 
     def note(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
+        self.heard.append(skipped)
+
+    def event(self, event: Event) -> None:
+        self.heard.append(event)
 
     def indices(self) -> list[int]:
         return [result.frame.index for result in self.results]
@@ -139,10 +160,10 @@ def test_skipped_items_keep_their_place_and_reach_sinks_and_report() -> None:
 
 def test_an_empty_source_ends() -> None:
     summary = Loop(ListSource(), PlainEngine(), []).run()
-    assert summary.to_dict() == {
-        "frames": 0, "with_defects": 0, "skipped": 0, "drops": 0, "seconds": 0.0, "fps": 0.0,
-        "engine_ms": {}, "age_ms": {},
-    }  # fmt: skip
+    figures = summary.to_dict()
+    assert all(figures[name] == 0 for name in ("frames", "with_defects", "skipped", "drops", "seconds", "fps"))
+    assert all(value == {} for name, value in figures.items() if name.endswith("_ms"))
+    assert figures["sources"] == [SourceSummary("list").to_dict()]
 
 
 def test_a_live_source_keeps_the_newest_and_counts_the_rest() -> None:
@@ -168,9 +189,10 @@ def test_every_result_carries_its_age_and_time() -> None:
     assert summary.with_defects == 1
 
 
-def test_threshold_and_area_reach_the_regions() -> None:
-    def defects(**options: float) -> int:
-        return Loop(ListSource(_frame(0, 100)), PlainEngine(), [], **options).run().with_defects  # type: ignore[arg-type]
+def test_the_rule_of_the_inspector_decides_what_is_a_defect() -> None:
+    def defects(**options: Any) -> int:
+        inspector = Inspector(DefectRule(**options))
+        return Loop(ListSource(_frame(0, 100)), PlainEngine(), [], inspector).run().with_defects
 
     assert defects() == 0
     assert defects(threshold=0.3) == 1
@@ -274,15 +296,15 @@ def test_a_slow_live_source_ends_soon_after_stop(monkeypatch: pytest.MonkeyPatch
     idle = threading.Event()
     source = ListSource(_frame(0), _wait(idle), _frame(1), live=True)
     loop = Loop(source, PlainEngine(), [])
-    get = loop._get
+    take = loop._take
 
-    def get_and_tell(channel: object) -> object:
-        item = get(channel)  # type: ignore[arg-type]
-        if threading.current_thread().name == "_infer" and not isinstance(item, Frame):
+    def take_and_tell() -> list[Any]:
+        taken = take()
+        if not taken:
             idle.set()  # the inferring thread has given up waiting
-        return item
+        return taken
 
-    monkeypatch.setattr(loop, "_get", get_and_tell)
+    monkeypatch.setattr(loop, "_take", take_and_tell)
     started = time.monotonic()
     assert _within(WAIT_S + 5, lambda: loop.run(lambda item: loop.stop())) is None
     assert time.monotonic() - started < WAIT_S / 2
@@ -304,36 +326,40 @@ def test_a_source_lost_after_stop_is_no_failure() -> None:
 
 
 def test_summary_figures() -> None:
-    summary = Summary(frames=10, with_defects=3, skipped=1, drops=2, seconds=4.0)
-    summary.engine_ms.extend(range(1, 102))
-    summary.age_ms.extend([5.0])
-    assert summary.to_dict() == {
-        "frames": 10, "with_defects": 3, "skipped": 1, "drops": 2, "seconds": 4.0, "fps": 2.5,
-        "engine_ms": {"p50": 51.0, "p95": 96.0, "p99": 100.0},
-        "age_ms": {"p50": 5.0, "p95": 5.0, "p99": 5.0},
-    }  # fmt: skip
+    left = SourceSummary("left", frames=6, skipped=1, drops=2, outage_s=1.23456)
+    summary = Summary([left, SourceSummary("right", drops=3)], frames=10, with_defects=3, seconds=4.0)
+    summary.engine_ms = Latencies(range(1, 102))
+    summary.age_ms = Latencies([5.0])
+    figures = summary.to_dict()
+    assert figures["engine_ms"] == {"p50": 51.0, "p95": 96.0, "p99": 100.0}
+    assert figures["age_ms"] == {"p50": 5.0, "p95": 5.0, "p99": 5.0}
+    assert figures["grab_ms"] == {}
+    assert (figures["frames"], figures["fps"], figures["drops"], figures["skipped"]) == (10, 2.5, 5, 1)
+    assert [source["outage_s"] for source in figures["sources"]] == [1.235, 0.0]
 
 
-def test_latencies_do_not_grow_without_end() -> None:
-    summary = Summary()
-    summary.engine_ms.extend([1.0] * 30_000)
-    assert len(summary.engine_ms) == 20_000
+def test_percentiles_are_of_the_latest_and_memory_does_not_grow() -> None:
+    latencies = Latencies([1000.0] * 15_000 + [1.0] * 20_000)
+    assert len(latencies) == 20_000
+    assert latencies.percentiles() == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
 
 
 def test_a_real_stream_keeps_the_newest_and_its_end_is_a_loss(mjpeg: Any, make_engine: Callable[..., Path]) -> None:
     ended = threading.Event()
 
-    class Watched(CameraSource):
-        def frames(self) -> Iterator[Frame | Skipped]:
-            try:
-                yield from super().frames()
-            finally:
-                ended.set()
-
     mjpeg.push(*(np.full((48, 64, 3), 4 * i, np.uint8) for i in range(40)))
     mjpeg.end()
     sink = ListSink()
-    with open_engine(make_engine()) as engine, Watched(mjpeg.url) as source:
+    with open_engine(make_engine()) as engine, open_source(mjpeg.url, LiveSettings(give_up_s=0)) as source:
+        grabbed = source.frames
+
+        def watched() -> Iterator[Frame | Skipped | Event]:
+            try:
+                yield from grabbed()
+            finally:
+                ended.set()
+
+        source.frames = watched  # type: ignore[method-assign]
         execute = engine.execute
         engine.execute = lambda frames: (_wait(ended)(), execute(frames))[1]  # type: ignore[method-assign]
         loop = Loop(source, engine, [sink])
@@ -351,10 +377,179 @@ def test_stop_ends_a_real_stream_that_goes_silent(
     mjpeg: Any, make_engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The camera sends no more and keeps the connection: the read gives up by its own limit."""
-    monkeypatch.setattr("sdi.runtime.sources.camera._READ_TIMEOUT_MS", 1000)
+    monkeypatch.setattr("sdi.runtime.sources.capture._READ_TIMEOUT_MS", 1000)
     mjpeg.push(*(np.full((48, 64, 3), 4 * i, np.uint8) for i in range(10)))
     with open_engine(make_engine()) as engine, open_source(mjpeg.url) as source:
         loop = Loop(source, engine, [])
-        error = _within(2 * WAIT_S, lambda: loop.run(lambda item: item.frame.index == 9 and loop.stop()))
+
+        def report(item: object) -> None:
+            if isinstance(item, Result) and item.frame.index == 9:
+                loop.stop()
+
+        error = _within(2 * WAIT_S, lambda: loop.run(report))
     assert error is None
     assert loop.summary.frames + loop.summary.drops == 10
+
+
+def _named(name: str, count: int, level: int, size_hw: tuple[int, int], *, live: bool = False) -> ListSource:
+    return ListSource(*(_frame(i, level, name, size_hw) for i in range(count)), live=live, name=name)
+
+
+def test_sources_of_different_sizes_share_batches() -> None:
+    """Both wait while the engine is busy with a first frame; from then on they go together."""
+    left, right = _named("left", 30, 40, (8, 12)), _named("right", 30, 200, (4, 6))
+    engine = PlainEngine()
+    engine.frame_hw = (4, 6)
+    sink = ListSink()
+    summary = Loop([left, right], engine, [sink]).run()
+    assert summary.frames == 60
+    for source, level, size_hw in (("left", 40, (8, 12)), ("right", 200, (4, 6))):
+        results = [result for result in sink.results if result.frame.source == source]
+        assert [result.frame.index for result in results] == list(range(30))
+        assert all(result.saliency.shape == size_hw and (result.saliency == level).all() for result in results)
+    assert {shape[0] for shape in engine.shapes} <= {1, 2}
+    assert (2, 4, 6, 3) in engine.shapes
+    assert [(source.name, source.frames) for source in summary.sources] == [("left", 30), ("right", 30)]
+
+
+def test_sources_of_different_sizes_before_a_real_engine_of_any_size(make_engine: Callable[..., Path]) -> None:
+    sink = ListSink()
+    with open_engine(make_engine()) as engine:
+        sources = [_named("a", 20, 30, (8, 12)), _named("b", 20, 90, (5, 7)), _named("c", 20, 150, (8, 12))]
+        Loop(sources, engine, [sink]).run()
+    assert len(sink.results) == 60
+    level = {"a": 30, "b": 90, "c": 150}
+    assert all((r.saliency == level[r.frame.source]).all() for r in sink.results)
+    assert all(r.saliency.shape == r.frame.image.shape[:2] for r in sink.results)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_an_engine_of_a_fixed_batch_serves_three_sources(batch: int, make_engine: Callable[..., Path]) -> None:
+    sink = ListSink()
+    sources = [_named(name, 20, level, (32, 48)) for name, level in (("a", 30), ("b", 90), ("c", 150))]
+    with open_engine(make_engine(frame_hw=(32, 48), batch=batch)) as engine:
+        Loop(sources, engine, [sink]).run()
+    level = {"a": 30, "b": 90, "c": 150}
+    assert len(sink.results) == 60
+    assert all((r.saliency == level[r.frame.source]).all() for r in sink.results)
+
+
+def test_turns_are_fair() -> None:
+    """A source with thousands of frames ready does not keep one with a few from the engine."""
+    many, few, sink = _named("many", 1000, 10, (4, 6)), _named("few", 4, 10, (4, 6)), ListSink()
+    # The first frame is held until all of the few wait in their queue.
+    Loop([many, few], PlainEngine(lambda frames: _wait(few.ended)(), batch=1), [sink]).run()
+    order = [result.frame.source for result in sink.results]
+    assert len(order) == 1004
+    assert max(i for i, name in enumerate(order) if name == "few") <= 8
+
+
+def test_one_source_that_fails_ends_the_others_too() -> None:
+    good = _named("good", 100_000, 10, (4, 6))
+    bad = ListSource(_frame(0, 10, "bad"), _fail(DeviceError("bad is gone")), name="bad")
+    sink = ListSink()
+    assert str(_within(WAIT_S, Loop([good, bad], PlainEngine(), [sink]).run)) == "bad is gone"
+    assert good.taken < 100_000
+    assert sum(result.frame.source == "bad" for result in sink.results) == 1
+
+
+def test_events_keep_their_place_and_are_never_dropped() -> None:
+    """A live source whose frames nobody has time for; the events between them all arrive."""
+    held = threading.Event()
+    events = [_event("source_frozen", number=i) for i in range(30)]
+    between = [item for i, event in enumerate(events) for item in (event, _frame(i + 1))]
+    source = ListSource(_frame(0), _wait(held), *between, live=True)
+    sink = ListSink()
+    summary = Loop(source, PlainEngine(lambda frames: (held.set(), _wait(source.ended)())), [sink]).run()
+    assert [item for item in sink.heard if isinstance(item, Event) and item.kind == "source_frozen"] == events
+    assert sink.indices() == [0, 30]
+    assert (summary.drops, summary.sources[0].frozen) == (29, 30)
+    assert len(source.recycled) == 29  # the memory of what nobody saw goes back
+
+
+def test_the_events_of_a_result_follow_it_and_name_it() -> None:
+    sink = ListSink()
+    Loop(ListSource(_frame(0), _frame(1, 200), _frame(2)), PlainEngine(), [sink], Inspector()).run()
+    kinds = [item.kind if isinstance(item, Event) else item.frame.index for item in sink.heard]  # type: ignore[attr-defined]
+    assert kinds == [0, 1, "alarm", 2, "cleared"]
+    assert sink.heard[2].result is sink.heard[1]  # type: ignore[attr-defined]
+    assert [result.alarm for result in sink.results] == [False, True, False]
+
+
+def test_a_live_frame_that_is_too_old_is_refused_and_told() -> None:
+    old = _frame(0)
+    old = Frame(0, "old", "list", old.image, old.captured - 3.0, old.wall_time - 3.0)
+    engine, sink = PlainEngine(), ListSink()
+    source = ListSource(old, live=True)
+    summary = Loop(source, engine, [sink], max_age_ms=1000).run()
+    assert not engine.shapes
+    assert not sink.results
+    (event,) = sink.heard
+    assert isinstance(event, Event)
+    assert (event.kind, event.source) == ("frame_stale", "list")
+    assert event.details["frame"] == 0
+    assert event.details["age_ms"] >= 3000
+    assert (summary.sources[0].stale, summary.frames) == (1, 0)
+    # A file has no age: it is as old as its queue.
+    assert Loop(ListSource(old), PlainEngine(), [], max_age_ms=1000).run().frames == 1
+
+
+def _slow_sinks(policy: str) -> tuple[ListSink, Summary]:
+    """Ten live frames that are all inferred, and a sink that sleeps until the source has ended."""
+    inferred = threading.Semaphore(0)
+
+    def after_inference() -> None:
+        assert inferred.acquire(timeout=WAIT_S)
+
+    items = [step for i in range(10) for step in (_frame(i, 200), after_inference)]
+    source = ListSource(*items, live=True)
+    sink = ListSink(_wait(source.ended))
+    # "hold" lets the engine go on only so far; the source must not wait for it then.
+    engine = PlainEngine(lambda frames: inferred.release(10 if policy == "hold" else 1))
+    return sink, Loop(source, engine, [sink], slow_sinks=policy).run()  # type: ignore[arg-type]
+
+
+def test_slow_sinks_drop_the_oldest_results_and_no_event() -> None:
+    sink, summary = _slow_sinks("drop")
+    indices = sink.indices()
+    assert indices[-4:] == [6, 7, 8, 9]  # the newest
+    assert summary.sources[0].unwritten == 10 - len(indices) > 0
+    assert summary.drops == 0
+    assert [item.kind for item in sink.heard if isinstance(item, Event)] == ["alarm"]
+
+
+def test_slow_sinks_can_hold_the_engine() -> None:
+    sink, summary = _slow_sinks("hold")
+    assert summary.sources[0].unwritten == 0
+    assert len(sink.results) + summary.drops == 10
+    assert sink.indices()[-1] == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc for the resident memory")
+@pytest.mark.parametrize("live", [False, True])
+def test_memory_does_not_grow_over_20000_frames(
+    live: bool, make_engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real engine, two sizes, a linked defect in every frame."""
+    monkeypatch.setattr(loop_module, "_HELD", 64)  # fewer turns of the threads: quicker
+    megabytes: list[float] = []
+
+    def frames(name: str, size_hw: tuple[int, int]) -> Iterator[Frame]:
+        for index in range(10_000):
+            image = np.full((*size_hw, 3), index % 100, np.uint8)
+            image[10:20, 10:30] = 220
+            yield Frame(index, f"{name}{index}", name, image, time.monotonic(), time.time())
+            if index in (2_000, 9_999):
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                megabytes.append(pages * resource.getpagesize() / 2**20)
+
+    sources = []
+    for name, size_hw in (("a", (64, 96)), ("b", (48, 64))):
+        source = ListSource(live=live, name=name)
+        source.frames = lambda name=name, size_hw=size_hw: frames(name, size_hw)  # type: ignore[method-assign]
+        sources.append(source)
+    with open_engine(make_engine(), threads=1) as engine:
+        summary = Loop(sources, engine, [], Inspector(alarm_frames=3, link=True)).run()
+    drops_and_unwritten = summary.drops + sum(source.unwritten for source in summary.sources)
+    assert summary.frames + drops_and_unwritten == 20_000
+    assert megabytes[-1] - max(megabytes[:2]) < 8, megabytes

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.frame import Frame, Skipped
-from sdi.runtime.sources import Source, open_source
+from sdi.runtime.frame import Event, Frame, Skipped
+from sdi.runtime.sources import LiveSettings, Source, open_source, open_sources
 from sdi.runtime.strip import draw_strip
 
 
@@ -74,7 +74,7 @@ def test_one_stem_twice_is_refused(make_pictures: Callable[..., Path]) -> None:
     ("spec", "text"),
     [
         ("", "the source is empty"),
-        ("gone", "source 'gone' is not there: expected a folder, a glob"),
+        ("gone", "source 'gone' is not there: expected a folder, a quoted glob"),
         ("gone/*.png", "is not there"),
         ("x" * 300, "cannot read source"),
         ("camera:", "a camera is given by its index"),
@@ -152,15 +152,19 @@ def test_a_video_without_a_frame_is_not_passed_over_in_silence(make_video: Calla
 def test_a_stream_is_live_and_its_end_is_a_loss(mjpeg: Any) -> None:
     mjpeg.push(*(np.full((48, 64, 3), 8 * i, np.uint8) for i in range(12)))
     mjpeg.end()
-    with open_source(mjpeg.url) as source:
+    with open_source(mjpeg.url, LiveSettings(give_up_s=0)) as source:
         assert source.live
+        assert source.endless
         assert source.length is None
         assert not source.inputs
         levels = []
-        with pytest.raises(DeviceError, match=r"strip\.mjpg was lost after 12 frames"):
-            for frame in source.frames():
-                assert isinstance(frame, Frame)
-                levels.append(float(frame.image.mean()))
+        with pytest.raises(DeviceError, match=r"strip\.mjpg was lost after 12 frames: no frame came"):
+            for item in source.frames():
+                if isinstance(item, Event):
+                    assert item.kind == "source_lost"
+                    continue
+                assert isinstance(item, Frame)
+                levels.append(float(item.image.mean()))
     assert levels == pytest.approx([8 * i for i in range(12)], abs=2)
 
 
@@ -170,6 +174,8 @@ def test_names_of_live_frames_differ_between_runs(mjpeg: Any) -> None:
         items = source.frames()
         first, second = next(items), next(items)
         mjpeg.end()
+    assert isinstance(first, Frame)
+    assert isinstance(second, Frame)
     assert first.name != second.name
     # A moment and a number, with no sign that a file name may not have.
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}_000000", first.name)
@@ -184,3 +190,37 @@ def test_a_stream_that_does_not_open(closed_port: int) -> None:
 def test_a_camera_that_does_not_open(index: int) -> None:
     with pytest.raises(DeviceError, match=f"camera {index} does not open"):
         open_source(f"camera:{index}")
+
+
+def test_a_source_may_be_named(make_pictures: Callable[..., Path]) -> None:
+    folder = make_pictures("a.png")
+    frames, _, source = _all(f"left={folder}")
+    assert source.name == "left"
+    assert (frames[0].source, frames[0].name) == ("left", "a")
+
+
+def test_a_file_with_an_equals_sign_is_a_file(
+    make_pictures: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_pictures("a=b.png"))
+    frames, _, source = _all("a=b.png")
+    assert source.name == "a=b.png"
+    assert frames[0].name == "a=b"
+
+
+def test_frames_of_several_sources_have_names_of_their_own(make_pictures: Callable[..., Path]) -> None:
+    first, second = make_pictures("a.png", folder="first"), make_pictures("a.png", "cut.png", folder="second")
+    (second / "cut.png").write_bytes(b"\x89PNG")
+    sources = open_sources([str(first), f"right={second}"])
+    names = [item.name for source in sources for item in source.frames() if not isinstance(item, Event)]
+    assert names == ["1_a", "right_a", "right_cut"]
+    assert [source.name for source in sources] == [str(first), "right"]
+
+
+def test_two_sources_of_one_name_are_refused(make_pictures: Callable[..., Path]) -> None:
+    folder = make_pictures("a.png")
+    with pytest.raises(InputError, match="two sources are called"):
+        open_sources([str(folder), str(folder)])
+    with pytest.raises(InputError, match="two sources are called x"):
+        open_sources([f"x={folder}", "x=demo"])
+    assert len(open_sources([f"x={folder}", f"y={folder}"])) == 2

@@ -1,0 +1,138 @@
+"""Events to a receiver over the network: queued on disk, sent on a thread, kept until the receiver has them."""
+
+from __future__ import annotations
+
+import abc
+import json
+import threading
+from typing import Any
+
+from sdi.runtime.console import log, warn
+from sdi.runtime.frame import Event, Result, Skipped
+from sdi.runtime.records import event_record, skipped_record
+from sdi.runtime.sinks import Sink
+from sdi.runtime.sinks.spool import Spool
+
+__all__ = ["Courier", "Outbox", "Refused", "Undelivered"]
+
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 30.0
+_QUIET = ("frame_stale",)  # may come with every frame: its count is a metric
+_PATIENCE_S = 5.0  # how long the end of a run waits for what is still queued
+
+
+class Undelivered(Exception):
+    """The receiver cannot be reached or does not answer as it should: it is tried again."""
+
+
+class Refused(Exception):
+    """The receiver understands the event and will never take it: the next one's turn."""
+
+
+class Courier(abc.ABC):
+    """Brings bodies to one receiver, from one thread.
+
+    Attributes:
+        kind: its protocol, in a word.
+        name: the receiver, for logs; no login in it.
+    """
+
+    kind: str
+    name: str
+
+    @abc.abstractmethod
+    def deliver(self, kind: str, body: bytes, give_up: threading.Event) -> None:
+        """Return when the receiver has `body`, a JSON object in ASCII. Every wait has an end, at once by `give_up`.
+
+        Args:
+            kind: the event's.
+        Raises:
+            Undelivered, Refused
+        """
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Outbox(Sink):
+    """Every event but stale frames to one receiver, in order and at least once; frames are not sent.
+
+    What an outage, a restart or a crash keeps from being delivered waits in the spool; a receiver knows a repeated
+    event by its `seq`. The loop never waits for the network.
+
+    Args:
+        station: the name of this machine in every message.
+    """
+
+    def __init__(self, courier: Courier, spool: Spool, station: str) -> None:
+        self.courier = courier
+        self.spool = spool
+        self._station = station
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._give_up = threading.Event()
+        if len(spool):
+            log.print(f"{courier.name}: events of an earlier run that are sent now: {len(spool)}")
+        self._thread = threading.Thread(target=self._send_all, name=f"to {courier.name}", daemon=True)
+        self._thread.start()
+
+    def write(self, result: Result) -> None:
+        """Frames are not sent."""
+
+    def note(self, skipped: Skipped) -> None:
+        self._queue(skipped_record(skipped))
+
+    def event(self, event: Event) -> None:
+        if event.kind not in _QUIET:
+            self._queue(event_record(event))
+
+    def close(self, *, complete: bool) -> None:
+        self._ending.set()
+        self._wake.set()
+        self._thread.join(timeout=_PATIENCE_S)
+        self._give_up.set()
+        self._thread.join(timeout=_PATIENCE_S)
+        waiting, lost = len(self.spool), self.spool.lost
+        if waiting:
+            warn(f"{self.courier.name}: events that wait for the next run: {waiting}")
+        if lost:
+            warn(f"{self.courier.name}: events lost so far, because the queue was full or they were refused: {lost}")
+        if not self._thread.is_alive():  # else it hangs in a system call, and ends with the process
+            self.courier.close()
+            self.spool.close()
+
+    def _queue(self, record: dict[str, Any]) -> None:
+        self.spool.append(json.dumps({**record, "station": self._station}))
+        self._wake.set()
+
+    def _send_all(self) -> None:
+        wait_s = _FIRST_WAIT_S
+        while not self._give_up.is_set():
+            self._wake.clear()
+            oldest = self.spool.first()
+            if oldest is None:
+                if self._ending.is_set():
+                    return
+                self._wake.wait()
+                continue
+            number, body = oldest
+            try:
+                self.courier.deliver(
+                    json.loads(body)["event"], f'{{"seq": {number}, {body[1:]}'.encode(), self._give_up
+                )
+            except Refused as error:
+                warn(f"{self.courier.name} refuses event {number}: {error}")
+                self.spool.refuse(number)
+            except Exception as error:  # Undelivered, or what nobody thought of: it must not end the thread
+                if wait_s == _FIRST_WAIT_S:
+                    why = error if isinstance(error, Undelivered) else repr(error)
+                    warn(f"{self.courier.name}: {why}; events wait on disk and are sent when it answers")
+                if self._ending.wait(wait_s):
+                    return
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                continue
+            else:
+                self.spool.remove(number)
+            if wait_s > _FIRST_WAIT_S:
+                log.print(f"{self.courier.name} answers again; events left to send: {len(self.spool)}")
+            wait_s = _FIRST_WAIT_S
