@@ -109,7 +109,8 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
         model=value["model"],
         input_hw=(value["input_hw"][0], value["input_hw"][1]),
         preprocessing=Preprocessing.from_dict(value["preprocessing"]),
-        weights=value["weights"],
+        # Those that come with sdi are stored in half, to be small; all computation on them is in float32.
+        weights={name: t.float() if t.dtype == torch.float16 else t for name, t in value["weights"].items()},
         metrics=value["metrics"],
         versions=value["versions"],
         training=value["training"],

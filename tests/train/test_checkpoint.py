@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from sdi.runtime.errors import InputError
-from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint
+from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
+from sdi.train.face import Face
 from sdi.train.models import build_model
 from sdi.train.preprocess import GRAY_STEEL
 
@@ -169,3 +171,28 @@ def test_a_failing_save_leaves_the_old_file(saved: Path, checkpoint: Checkpoint)
 def test_saving_where_no_folder_is_says_so(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "no" / "net.pt"
     assert error_of(save_checkpoint, path, checkpoint).startswith(f"cannot write {path}: No such file")
+
+
+def test_weights_stored_in_half_are_computed_with_in_float32(saved: Path) -> None:
+    value = torch.load(saved, weights_only=True)
+    halves = {name: t.half() if t.is_floating_point() else t for name, t in value["weights"].items()}
+    torch.save({**value, "weights": halves}, saved)
+    for name, tensor in load_checkpoint(saved).weights.items():
+        assert tensor.dtype == (torch.float32 if halves[name].is_floating_point() else torch.int64)
+        assert torch.equal(tensor, halves[name].to(tensor.dtype))
+
+
+def test_the_shipped_tsernet_lite_knows_steel_from_its_defects() -> None:
+    path = shipped_checkpoint("tsernet-lite")
+    assert path is not None
+    assert path.stat().st_size < 4e6
+    checkpoint = load_checkpoint(path, "tsernet-lite")
+    face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw)
+    for kind in (*DEFECTS, "clean"):
+        image, truth = draw_strip(kind, seed=1)
+        with torch.inference_mode():
+            saliency = face(torch.from_numpy(image)[None])[0].numpy() >= 128
+        if kind == "clean":
+            assert saliency.mean() < 0.001
+        else:
+            assert (saliency & (truth > 0)).sum() > 0.6 * (saliency | (truth > 0)).sum()

@@ -1,0 +1,102 @@
+"""`sdi-doctor`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdi.runtime.console import log, out, print_json, run_app, single_command
+from sdi.runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from sdi.runtime.backends.cuda import Gpu
+    from sdi.runtime.doctor.finding import Finding
+
+__all__ = ["main"]
+
+_PIPE_WIDTH = 160  # characters, where no terminal says how wide it is
+_STYLES = {"ok": "green", "note": "yellow", "fault": "bold red"}
+
+
+def doctor_command(
+    engines: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="ENGINE",
+            help="Engines that are to run here: ONNX files or plans. Default: the one that comes with sdi.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Tell what is installed, what would work here, and what mends the rest.
+
+    Each line is ok, a note (works, or is not needed by all) or a fault. Each provider of ONNX Runtime has run a tiny
+    network, each engine its self-test. Nothing is changed and no camera is opened.
+
+    Exit codes: 0 no fault, 1 a fault was found, 2 wrong use.
+
+    Examples:
+
+      sdi-doctor
+
+      sdi-doctor minet-fp16.plan minet-fp16.onnx
+
+      sdi-doctor --json > machine.json
+    """
+    for path in engines or []:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not a file"
+            raise InputError(f"{path} {what}; give an engine, e.g. minet-fp32.onnx")
+
+    from sdi.runtime.doctor.engine_file import examine_engine
+    from sdi.runtime.doctor.findings import examine_machine
+    from sdi.runtime.doctor.machine import probe_machine
+
+    with log.status("looking at this machine"):
+        findings = examine_machine(probe_machine())
+        for path in engines or [_shipped()]:
+            findings += examine_engine(path, _gpu)
+    faults = sum(finding.status == "fault" for finding in findings)
+    if json:
+        print_json({"ok": faults == 0, "faults": faults, "findings": [asdict(finding) for finding in findings]})
+    else:
+        _show(findings)
+        log.print(f"{faults} {'fault' if faults == 1 else 'faults'}", style="bold red" if faults else "green")
+    if faults:
+        raise typer.Exit(1)
+
+
+def _shipped() -> Path:
+    # Not from `engine`, which needs OpenCV: the doctor is for machines that lack it.
+    return Path(__file__).parents[1] / "engines" / "minet-fp32.onnx"
+
+
+def _gpu() -> Gpu:
+    from sdi.runtime.backends.cuda import open_cuda
+
+    return open_cuda().gpu
+
+
+def _show(findings: list[Finding]) -> None:
+    """A table; what mends a line stands under it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid("status", "check", "found", padding=(0, 2, 0, 0))
+    for finding in findings:
+        found = Text(finding.found)
+        if finding.fix:
+            found.append(f"\n-> {finding.fix}", style="cyan")
+        table.add_row(Text(finding.status, style=_STYLES[finding.status]), Text(finding.check), found)
+    console = out if out.is_terminal else Console(width=_PIPE_WIDTH)
+    console.print(table)
+
+
+def main() -> None:
+    """Entry point of `sdi-doctor`."""
+    run_app(single_command(doctor_command))
