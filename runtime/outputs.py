@@ -167,8 +167,9 @@ def announce_start(loop: Loop) -> None:
         "device": engine.device,
         "sources": [source.name for source in loop.sources],
     }
+    event = Event("started", "", f"started with {engine.path.name} on {engine.device}", time.time(), details)
     for sink in loop.sinks:
-        sink.event(Event("started", "", f"started with {engine.path.name} on {engine.device}", time.time(), details))
+        sink.event(event)
 
 
 def announce_end(loop: Loop, reason: str) -> None:
@@ -183,6 +184,7 @@ def announce_end(loop: Loop, reason: str) -> None:
         "drops": summary.drops,
         "seconds": round(summary.seconds, 3),
     }
+    event = Event("stopped", "", f"stopped after {summary.frames} frames: {reason}", time.time(), details)
     for sink in loop.sinks:
         with suppress(SdiError, OSError):
-            sink.event(Event("stopped", "", f"stopped after {summary.frames} frames: {reason}", time.time(), details))
+            sink.event(event)

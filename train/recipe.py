@@ -133,8 +133,8 @@ class Recipe:
             InputError: a field that does not exist, a missing or a wrong value.
         """
         augmentation = value.get("augmentation", {})
-        _refuse_unknown(value, {f.name for f in fields(Recipe)}, "recipe field")
-        _refuse_unknown(augmentation, {f.name for f in fields(Augmentation)}, "augmentation field")
+        _refuse_unknown(value, [f.name for f in fields(Recipe)], "recipe field")
+        _refuse_unknown(augmentation, [f.name for f in fields(Augmentation)], "augmentation field")
         plain: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
         try:
             return Recipe(**{**plain, "augmentation": Augmentation(**augmentation)})
