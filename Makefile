@@ -13,8 +13,9 @@ demo: $(VENV)/.runtime
 	$(BIN)/sdi-run --source demo --masks out/demo/masks --overlay out/demo/overlay --jsonl out/demo/results.jsonl
 	@echo "pictures with their defects: $(CURDIR)/out/demo/overlay"
 
+# Two at a time with a thread each: most tests are too small for more, and the largest takes 6 GB.
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
-from sdi.runtime.errors import InputError
+from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.errors import InputError, some_of
 from sdi.runtime.files import ensure_folder
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from sdi.calibration.picture_set import CalibrationSet
 
-_FILE = "calibration.json"
+__all__ = ["main"]
 
 
 def calibrate_command(
@@ -23,45 +25,99 @@ def calibrate_command(
         Path | None,
         typer.Option(help="Text file of stems, one a line: choose among these alone, e.g. the training split."),
     ] = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Split file or folder of test pictures, which are never chosen, under whatever name. Default: "
+            "test.txt in the folder of --images or beside it, or a folder test-images beside it."
+        ),
+    ] = None,
     size: Annotated[int, typer.Option(min=1, help="Pictures to choose.")] = 128,
+    seed: Annotated[int, typer.Option(help="Chooses the picture that each class starts from.")] = 0,
+    engine: Annotated[
+        Path | None,
+        typer.Option(
+            help="An engine of the network that this is for, e.g. minet-fp32.onnx: the fingerprint then covers its "
+            "preprocessing and weights too."
+        ),
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for calibration.json.")] = Path("calib"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier calibration.json.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Choose the pictures that INT8 ranges will be measured on.
 
-    The same share of every defect class (the file name before its last '_'), spread over brightness, no picture
-    twice. Writes their hashes and one fingerprint over them.
+    The same share of every defect class (the file name before its last '_'), and within it pictures as different as
+    can be in brightness, contrast, texture and layout. Copies, near copies and test pictures are left out by name;
+    corrupt, constant and random pictures are refused. Writes their hashes and one fingerprint; sdi-export --int8
+    keeps the ranges it measures in the same folder.
 
-    Example:
+    Examples:
 
-      sdi-calibrate --images "SD-saliency-900/Source Images" --names SD-saliency-900/train.txt -o calib
+      sdi-calibrate --images "SD-saliency-900/Source Images" -o calib
+
+      sdi-calibrate --images line-7 --names chosen.txt --size 64 --engine minet-fp32.onnx -o calib-7
     """
     from rich.progress import track
 
-    from sdi.calibration.selection import choose_calibration_set
+    from sdi.calibration.picture_set import SET_FILE, is_calibration_set
+    from sdi.calibration.selection import FEW, choose_calibration_set, find_held_out
     from sdi.runtime.images import read_split
 
-    path = output / _FILE
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another -o or pass --overwrite")
+    path = output / SET_FILE
+    if path.exists():
+        if not overwrite:
+            raise InputError(f"{path} exists; choose another -o or pass --overwrite")
+        if not is_calibration_set(path):
+            raise InputError(f"{path} is not a calibration set of sdi and is left alone; choose another -o")
+    network = _network(engine)
     chosen = choose_calibration_set(
         images,
         size,
         read_split(names) if names else None,
-        lambda paths: track(paths, "reading", console=log, transient=True),
+        held_out=find_held_out(images, test),
+        seed=seed,
+        shown=lambda paths: track(paths, "reading", console=log, transient=True, disable=not log.is_terminal),
     )
+    chosen = replace(chosen, **network)
     ensure_folder(output)
     chosen.write(path)
+    if size < FEW:
+        warn(f"{size} pictures are few: INT8 ranges then follow single ones; 100 and more are usual")
+    _report(chosen, path, json)
+
+
+def _network(engine: Path | None) -> dict[str, Any]:
+    """Preprocessing and weights of the network that the set is for."""
+    from sdi.runtime.manifest import read_manifest
+
+    if engine is None:
+        return {}
+    manifest = read_manifest(engine)
+    if manifest is None:
+        raise InputError(f"no manifest beside {engine}; export it with sdi-export, or leave --engine out")
+    return {"preprocessing": manifest.preprocessing, "weights": manifest.checkpoint_sha256}
+
+
+def _report(chosen: CalibrationSet, path: Path, json: bool) -> None:
     counts = Counter(picture.defect_class for picture in chosen.pictures)
     if json:
-        print_json({"path": str(path), "fingerprint": chosen.fingerprint, "classes": dict(sorted(counts.items()))})
+        print_json(
+            {
+                "path": str(path),
+                "fingerprint": chosen.fingerprint,
+                "classes": dict(sorted(counts.items())),
+                "left_out": list(chosen.left_out),
+            }
+        )
         return
-    for twin in chosen.left_out:
-        log.print(f"left out: {twin}")
+    if chosen.left_out:
+        warn(f"left out: {some_of(list(chosen.left_out), '; ')}")
     shown = ", ".join(f"{n} {name or 'unnamed'}" for name, n in sorted(counts.items()))
-    log.print(f"{size} pictures ({shown}), fingerprint {chosen.fingerprint[:16]}")
+    covers = "pictures, preprocessing and weights" if chosen.weights else "the pictures (--engine: and the weights)"
+    log.print(f"{len(chosen.pictures)} pictures ({shown}); fingerprint of {covers}: {chosen.fingerprint[:16]}")
     out.print(path)
+    log.print(f"next: sdi-export --int8 --calibration {path.parent}")
 
 
 def main() -> None:

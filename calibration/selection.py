@@ -1,76 +1,138 @@
-"""Choosing calibration pictures: from every defect class, spread over brightness, none twice."""
+"""Choosing calibration pictures: from every defect class, spread over appearance, none twice, none of the test."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sdi.calibration.appearance import Appearance, appearance_of, descriptors, near_copies
+from sdi.calibration.picture_set import CalibrationPicture, CalibrationSet
 from sdi.runtime.classes import defect_class, fair_shares
 from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import sha256_of, write_text
-from sdi.runtime.images import list_images, read_image
+from sdi.runtime.files import sha256_of
+from sdi.runtime.images import list_images, read_image, read_split
 
-__all__ = ["CalibrationPicture", "CalibrationSet", "choose_calibration_set"]
+__all__ = ["FEW", "HeldOut", "choose_calibration_set", "find_held_out"]
 
-_FORMAT = "sdi-calibration"
-
-
-@dataclass(frozen=True)
-class CalibrationPicture:
-    """One chosen file; `defect_class` is its name before the last `_`."""
-
-    file: str
-    defect_class: str
-    sha256: str
-    mean: float  # gray level, 0..255
+FEW = 32  # ranges of fewer pictures follow single ones
 
 
 @dataclass(frozen=True)
-class CalibrationSet:
-    """The chosen pictures, in the order of their names."""
+class HeldOut:
+    """What must stay untouched: stems, and the files whose content must not come in under another name."""
 
-    images: str  # the folder they lie in
-    pictures: tuple[CalibrationPicture, ...]
-    left_out: tuple[str, ...]  # exact copies of a picture that is in the folder under another name
+    names: frozenset[str] = frozenset()
+    files: tuple[Path, ...] = ()
 
-    @property
-    def fingerprint(self) -> str:
-        """One SHA-256 over the pictures' contents; names and places do not matter."""
-        return hashlib.sha256("".join(sorted(p.sha256 for p in self.pictures)).encode()).hexdigest()
 
-    def write(self, path: Path) -> None:
-        """Write the set as JSON, whole or not at all."""
-        value = {"format": _FORMAT, "format_version": 1, "fingerprint": self.fingerprint, **asdict(self)}
-        write_text(path, json.dumps(value, indent=2) + "\n")
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path
+    pixels: bytes  # equal for equal pictures, whatever their format
+    looks: Appearance
+
+
+def find_held_out(images: Path, test: Path | None) -> HeldOut:
+    """The test pictures of a folder.
+
+    Args:
+        test: a split file of `images`, or another folder of pictures, whose names mean nothing here; None looks for
+            `test.txt` in `images` and beside it, and for a folder `test-images` beside it.
+    Raises:
+        InputError: `test` is there but names or holds no picture.
+    """
+    if test is None:
+        parent = images.resolve().parent
+        places = (images / "test.txt", parent / "test.txt", parent / "test-images")
+        test = next((path for path in places if path.exists() and path.resolve() != images.resolve()), None)
+        if test is None:
+            return HeldOut()
+    if test.is_dir():
+        return HeldOut(files=tuple(list_images(test)))
+    names = frozenset(read_split(test))
+    return HeldOut(names, tuple(path for path in list_images(images) if path.stem in names))
 
 
 def choose_calibration_set(
     folder: Path,
     size: int,
-    names: list[str] | None = None,
+    names: Collection[str] | None = None,
+    *,
+    held_out: HeldOut = HeldOut(),
+    seed: int = 0,
     shown: Callable[[list[Path]], Iterable[Path]] = iter,
 ) -> CalibrationSet:
-    """Pick `size` pictures of a folder: the same share of every class, evenly spaced in mean gray level.
+    """Pick `size` pictures of a folder: the same share of every class, and within it as different as can be.
 
-    The choice depends on the pictures alone, so it needs no seed.
+    Left out, by name: copies and near copies of another picture, and test pictures under whatever name.
 
     Args:
         names: take only pictures with these stems, e.g. those of the training split.
+        held_out: pictures to stay away from.
+        seed: chooses the picture that each class starts from.
         shown: wraps the list of paths while they are read, e.g. with a progress bar.
     Raises:
-        InputError: pictures that cannot be read or are of one gray level (named), or too few different ones.
+        InputError: pictures that cannot be read, are of one gray level or are noise (named), test pictures asked
+            for by name, names without a picture, a class without a picture, or too few pictures.
     """
-    found: dict[str, CalibrationPicture] = {}  # by content
-    copies, problems = [], []
-    paths = list_images(folder)
-    if names is not None:
-        paths = [path for path in paths if path.stem in set(names)]
-    for path in shown(paths):
+    everything = list_images(folder)
+    paths = _narrowed(folder, everything, names, held_out)
+    classes = {defect_class(name) for name in (*(path.stem for path in everything), *held_out.names)}
+    candidates, problems = _read(shown(paths))
+    if problems:
+        raise InputError("these cannot calibrate anything:\n  " + some_of(problems, "\n  "))
+    candidates, left_out = _without_copies(candidates, _read(held_out.files)[0])
+    outside = len(everything) - len(paths) if names is None else 0
+    if outside:
+        left_out.insert(0, f"{outside} pictures of the test split")
+    missing = sorted(classes - {defect_class(c.path.stem) for c in candidates})
+    if missing and size >= len(classes):
+        raise InputError(
+            f"no picture of class {', '.join(missing)} is left to choose from, though {folder} or the test split has "
+            "that class: INT8 ranges would not cover it; widen --names, or add pictures"
+        )
+    if len(candidates) < size:
+        raise InputError(
+            f"{folder} holds {len(candidates)} different pictures to choose from, {size} are asked for; add real "
+            f"pictures of the line or pass --size {len(candidates)}"
+        )
+    chosen = [
+        CalibrationPicture(
+            candidate.path.name,
+            defect_class(candidate.path.stem),
+            sha256_of(candidate.path),
+            round(candidate.looks.mean, 3),
+            round(candidate.looks.contrast, 3),
+        )
+        for candidate in _spread(candidates, size, seed)
+    ]
+    return CalibrationSet(
+        str(folder.resolve()), seed, tuple(sorted(chosen, key=lambda picture: picture.file)), tuple(left_out)
+    )
+
+
+def _narrowed(folder: Path, everything: list[Path], names: Collection[str] | None, test: HeldOut) -> list[Path]:
+    """The pictures that may be chosen, by their names."""
+    if names is None:
+        return [path for path in everything if path.stem not in test.names]
+    wanted = set(names)
+    if leaked := sorted(wanted & test.names):
+        raise InputError(
+            f"{len(leaked)} of --names are test pictures: {some_of(leaked)}; scores on them would prove nothing, "
+            "so take them out"
+        )
+    if absent := sorted(wanted - {path.stem for path in everything}):
+        raise InputError(f"{len(absent)} of --names have no picture in {folder}: {some_of(absent)}")
+    return [path for path in everything if path.stem in wanted]
+
+
+def _read(paths: Iterable[Path]) -> tuple[list[_Candidate], list[str]]:
+    """What can calibrate, and what is wrong with the rest."""
+    candidates, problems = [], []
+    for path in paths:
         try:
             image = read_image(path)
         except InputError as error:
@@ -79,33 +141,58 @@ def choose_calibration_set(
         if image.min() == image.max():
             problems.append(f"image {path} is of one gray level")
             continue
-        content = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-        if content in found:
-            copies.append(f"{path.name} equals {found[content].file}")
+        if min(image.shape[:2]) < 2:
+            problems.append(f"image {path} is one row or one column of pixels")
             continue
-        mean = round(float(image.mean()), 3)
-        found[content] = CalibrationPicture(path.name, defect_class(path.stem), sha256_of(path), mean)
-    if problems:
-        raise InputError("these cannot calibrate anything:\n  " + some_of(problems, "\n  "))
-    if len(found) < size:
-        raise InputError(
-            f"{folder} holds {len(found)} different pictures, {size} are asked for; add real pictures of the line "
-            f"or pass --size {len(found)}"
-        )
-    chosen = _spread(list(found.values()), size)
-    return CalibrationSet(str(folder), tuple(sorted(chosen, key=lambda p: p.file)), tuple(copies))
+        looks = appearance_of(image)
+        if looks.is_random:
+            problems.append(
+                f"image {path} is random: neighbouring pixels correlate by {looks.correlation:.2f}, real steel by .9; "
+                "ranges of noise are not those of steel"
+            )
+            continue
+        candidates.append(_Candidate(path, repr(image.shape).encode() + image.tobytes(), looks))
+    return candidates, problems
 
 
-def _spread(pictures: list[CalibrationPicture], size: int) -> list[CalibrationPicture]:
-    """Each class gives its share; within it, equal steps through the gray levels, both ends included."""
-    classes: dict[str, list[CalibrationPicture]] = {}
-    for picture in sorted(pictures, key=lambda p: (p.mean, p.sha256)):
-        classes.setdefault(picture.defect_class, []).append(picture)
-    shares = fair_shares({name: len(members) for name, members in classes.items()}, size)
-    chosen = []
-    for name, members in sorted(classes.items()):
-        last = len(members) - 1
-        # One alone is the middle one: an end would stand for nothing but itself.
-        steps = np.linspace(0, last, shares[name]) if shares[name] != 1 else np.array([last / 2])
-        chosen += [members[i] for i in steps.round().astype(int)]
+def _without_copies(candidates: list[_Candidate], test: list[_Candidate]) -> tuple[list[_Candidate], list[str]]:
+    """Candidates without those that equal, or look like, one before them or a test picture; and why each went."""
+    reasons: dict[int, str] = {}
+    first: dict[bytes, int] = {}
+    tested = {c.pixels: c.path.name for c in test}
+    for i, candidate in enumerate(candidates):
+        if candidate.pixels in tested:
+            reasons[i] = f"{candidate.path.name} equals test picture {tested[candidate.pixels]}"
+        elif candidate.pixels in first:
+            reasons[i] = f"{candidate.path.name} equals {candidates[first[candidate.pixels]].path.name}"
+        else:
+            first[candidate.pixels] = i
+    looks = [candidate.looks for candidate in candidates]
+    for i, j in near_copies(looks, [c.looks for c in test]):
+        reasons.setdefault(i, f"{candidates[i].path.name} looks like test picture {test[j].path.name}")
+    for i, j in near_copies(looks):
+        if j not in reasons:
+            reasons.setdefault(i, f"{candidates[i].path.name} looks like {candidates[j].path.name}")
+    return [c for i, c in enumerate(candidates) if i not in reasons], [reasons[i] for i in sorted(reasons)]
+
+
+def _spread(candidates: list[_Candidate], size: int, seed: int) -> list[_Candidate]:
+    """Each class gives its share; within it, every next picture is the one least like those already taken."""
+    rows = descriptors([candidate.looks for candidate in candidates])
+    members: dict[str, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        members.setdefault(defect_class(candidate.path.stem), []).append(i)
+    shares = fair_shares({name: len(indices) for name, indices in members.items()}, size)
+    rng = np.random.default_rng(seed)
+    chosen: list[_Candidate] = []
+    for name, indices in sorted(members.items()):
+        own = rows[indices]
+        taken: list[int] = []
+        nearest = np.full(len(own), np.inf)  # of each picture: distance to the nearest one taken
+        while len(taken) < shares[name]:
+            pick = int(rng.integers(len(own))) if not taken else int(nearest.argmax())
+            taken.append(pick)
+            nearest = np.minimum(nearest, np.linalg.norm(own - own[pick], axis=1))
+            nearest[taken] = -1.0
+        chosen += [candidates[indices[i]] for i in taken]
     return chosen

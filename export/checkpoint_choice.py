@@ -5,17 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from sdi.runtime.errors import InputError
-from sdi.train.models import model_names, model_spec
+from sdi.train.checkpoint import shipped_checkpoint
+from sdi.train.models import known_models, model_spec
 
-__all__ = ["choose_checkpoint", "shipped_checkpoint"]
-
-
-def shipped_checkpoint(model: str) -> Path | None:
-    """The checkpoint that the package ships for `model`, if it ships one."""
-    import sdi.train
-
-    path = Path(sdi.train.__file__).parent / "weights" / f"{model}.pt"
-    return path if path.is_file() else None
+__all__ = ["choose_checkpoint"]
 
 
 def choose_checkpoint(model: str | None, checkpoint: Path | None, runs: Path = Path("runs")) -> tuple[Path, str]:
@@ -29,7 +22,7 @@ def choose_checkpoint(model: str | None, checkpoint: Path | None, runs: Path = P
     if checkpoint is not None:
         return checkpoint, "named on the command line"
     if model is None:
-        raise InputError(f"give --model NAME or --checkpoint FILE; models: {', '.join(model_names())}")
+        raise InputError(f"give --model NAME or --checkpoint FILE; models: {known_models()}")
     model_spec(model)
     found = sorted((runs / model).glob("*/best.pt"), key=lambda path: path.stat().st_mtime)
     if found:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,12 +14,18 @@ from sdi.runtime.console import log, out, print_json, run_app, single_command, w
 from sdi.runtime.errors import InputError
 
 if TYPE_CHECKING:
-    from sdi.export.exporter import Exported
+    from sdi.export.engines import BuildOptions, EngineBuilder, Exported
+    from sdi.export.exporter import ExportRequest
+    from sdi.export.parity import Pictures
     from sdi.train.checkpoint import Checkpoint
 
 __all__ = ["main"]
 
+_PRECISION = "Precision (several at once make several files)"
+_INT8 = "INT8 (with --int8)"
 _FACE = "Face of the engine"
+_PARITY = "Comparison with PyTorch"
+_BUILDER = "Engine builder"
 
 
 def export_command(
@@ -28,22 +36,111 @@ def export_command(
         Path | None,
         typer.Option(help="Checkpoint. Default: the newest runs/MODEL/*/best.pt, else the one that comes with sdi."),
     ] = None,
-    fp32: Annotated[bool, typer.Option("--fp32", help="Single precision (default).")] = False,
-    fp16: Annotated[
-        bool, typer.Option("--fp16", help="Half precision; scaling, sigmoid, resizing of maps stay float32.")
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Build an engine from an ONNX file that sdi-export made; needs no PyTorch."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for files and manifests. Default: here, or that of --onnx."),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="What to build: onnx, tensorrt-rtx (anywhere on x86-64, no GPU needed), tensorrt (on the device "
+            "it will run on), or auto: the best of them that is available here."
+        ),
+    ] = "auto",
+    fp32: Annotated[
+        bool, typer.Option("--fp32", help="Single precision (default).", rich_help_panel=_PRECISION)
     ] = False,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the engine and its manifest.")] = Path(),
+    fp16: Annotated[
+        bool,
+        typer.Option(
+            "--fp16",
+            help="Half precision; scaling, sigmoid, resizing of maps stay float32, and so does what --images drive "
+            "out of half's range.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = False,
+    int8: Annotated[
+        bool,
+        typer.Option(
+            "--int8",
+            help="Convolutions in INT8, kept only if accuracy holds; needs --calibration. Writes a report.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Folder that sdi-calibrate wrote. Ranges are cached in it.", rich_help_panel=_INT8),
+    ] = None,
+    rest: Annotated[
+        Literal["fp16", "fp32"], typer.Option(help="Precision of all that is not INT8.", rich_help_panel=_INT8)
+    ] = "fp16",
+    ranges: Annotated[
+        Literal["minmax", "percentile", "entropy", "mse"],
+        typer.Option(
+            help="What a tensor's range is: greatest value, 99.999 % of values, least relative entropy, or least "
+            "squared error.",
+            rich_help_panel=_INT8,
+        ),
+    ] = "mse",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="What INT8 may lose. The most sensitive layers stay in --rest until it holds; fails when it cannot. "
+            "Default: 0.002 of S-measure, or 0.003 mean map difference where there are no masks.",
+            rich_help_panel=_INT8,
+        ),
+    ] = None,
+    validation: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --max-drop is measured on: a data folder as sdi-train takes it (its training pictures that did "
+            "not calibrate), or pictures. Default: maps of the calibration pictures.",
+            rich_help_panel=_INT8,
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Masks of --validation pictures, by stem.", rich_help_panel=_INT8)
+    ] = None,
+    rank_layers: Annotated[
+        bool,
+        typer.Option(
+            "--rank-layers",
+            help="Report every layer's sensitivity even when none has to be kept.",
+            rich_help_panel=_INT8,
+        ),
+    ] = False,
     frame: Annotated[
         str | None,
         typer.Option(
-            help="Frame size HxW of the camera, e.g. 1080x1920: resized inside. Default: the network's own.",
+            help="Frame size HxW of the camera, e.g. 1080x1920: resized inside. Default: the network's own. With "
+            "--dynamic: least:best:greatest size of a plan.",
             rich_help_panel=_FACE,
         ),
     ] = None,
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Any batch, height and width.", rich_help_panel=_FACE)
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="Any height and width, and any batch. Plans: 32x32:1080x1920:2160x3840, batch 1:1:1, unless --frame "
+            "and --batch give ranges.",
+            rich_help_panel=_FACE,
+        ),
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Frames a call.", rich_help_panel=_FACE)] = 1,
+    batch: Annotated[
+        str, typer.Option(help="Frames a call, N or least:best:greatest, e.g. 1:4:8.", rich_help_panel=_FACE)
+    ] = "1",
+    face: Annotated[
+        Literal["uint8", "planar"],
+        typer.Option(
+            help="uint8: frames as OpenCV gives them. planar: float32 [N, 3, H, W] BGR 0..255 in, float32 "
+            "[N, 1, H, W] probabilities out, for DeepStream's nvinfer and for --dla.",
+            rich_help_panel=_FACE,
+        ),
+    ] = "uint8",
     raw: Annotated[
         bool,
         typer.Option(
@@ -53,9 +150,71 @@ def export_command(
         ),
     ] = False,
     images: Annotated[
-        Path | None, typer.Option(help="Pictures to compare with PyTorch on; default: synthetic strip.")
+        Path | None,
+        typer.Option(help="Pictures to compare with PyTorch on; default: synthetic strip.", rich_help_panel=_PARITY),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many of --images, spread over the folder.")] = 16,
+    limit: Annotated[
+        int, typer.Option(min=1, help="How many of --images, spread over the folder.", rich_help_panel=_PARITY)
+    ] = 16,
+    compute_capability: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="GPUs a tensorrt-rtx plan is for, e.g. 8.9 (repeat for several). Default: 8.0, 8.6, 8.9, 12.0 and "
+            "later.",
+            rich_help_panel=_BUILDER,
+        ),
+    ] = None,
+    workspace: Annotated[
+        float | None,
+        typer.Option(help="GPU memory for scratch, in GiB. Default: all there is.", rich_help_panel=_BUILDER),
+    ] = None,
+    timing_cache: Annotated[
+        bool,
+        typer.Option(
+            "--timing-cache/--no-timing-cache",
+            help="Keep tensorrt's timings beside the engine, so that the next build is quick.",
+            rich_help_panel=_BUILDER,
+        ),
+    ] = True,
+    optimization_level: Annotated[
+        int | None, typer.Option(min=0, max=5, help="How long the builder searches.", rich_help_panel=_BUILDER)
+    ] = None,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="DLA core of a Jetson Orin or Xavier; needs --fp16 --face planar. Says what falls back to the GPU.",
+            rich_help_panel=_BUILDER,
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Weights can be exchanged in the plan later.", rich_help_panel=_BUILDER)
+    ] = False,
+    version_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--version-compatible",
+            help="A tensorrt plan that later versions run too; may be slower.",
+            rich_help_panel=_BUILDER,
+        ),
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible",
+            help="A tensorrt plan for all GPUs from Ampere on; may be slower; not on a Jetson.",
+            rich_help_panel=_BUILDER,
+        ),
+    ] = False,
+    detailed_profiling: Annotated[
+        bool,
+        typer.Option(
+            "--detailed-profiling", help="Keep layer details in the plan, for profilers.", rich_help_panel=_BUILDER
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show all that the builder says.", rich_help_panel=_BUILDER)
+    ] = False,
     random_weights: Annotated[
         bool,
         typer.Option("--random-weights", help="No checkpoint: for timing alone, marked in the manifest."),
@@ -65,9 +224,10 @@ def export_command(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifests as JSON.")] = False,
 ) -> None:
-    """Turn a checkpoint into an engine: one ONNX file with uint8 frames in and uint8 saliency out.
+    """Turn a checkpoint into engines: an ONNX file, and a TensorRT plan where one can be built.
 
-    The file is checked and compared with PyTorch before it is kept; a manifest beside it says what it is.
+    The ONNX file is checked and compared with PyTorch before it is kept; the plan is built from it. A manifest beside
+    each says what it is. Plans are executable files: run only those that you or people you trust have made.
 
     Examples:
 
@@ -75,43 +235,162 @@ def export_command(
 
       sdi-export --model tsernet --checkpoint best.pt --fp32 --fp16 -o engines
 
-      sdi-export --checkpoint best.pt --frame 1080x1920
-    """
-    with log.status("loading PyTorch"):
-        from sdi.export.exporter import ExportRequest, export_onnx
-        from sdi.export.parity import Pictures
+      sdi-export --checkpoint best.pt --frame 1080x1920 --target onnx
 
-    if dynamic and (frame or batch != 1):
-        raise InputError("--dynamic leaves batch, height and width free; give it without --frame and --batch")
-    precisions = [name for name, wanted in (("fp32", fp32), ("fp16", fp16)) if wanted] or ["fp32"]
-    frame_hw = _frame_hw(frame)
-    pictures = Pictures(images, limit)
-    source, digest = _checkpoint(model, checkpoint, random_weights)
-    done: list[Exported] = []
-    for precision in precisions:
-        request = ExportRequest(precision, frame_hw, batch, dynamic, raw)  # type: ignore[arg-type]
-        with log.status(f"exporting {request.file_name(source.model)}"):
-            done.append(
-                export_onnx(
-                    source,
-                    request,
-                    output,
-                    checkpoint_sha256=digest,
-                    overwrite=overwrite,
-                    images=pictures,
-                    say=log.print,
-                )
+      sdi-export --model minet --int8 --calibration calib --validation SD-saliency-900
+
+      sdi-export --onnx minet-fp16.onnx --target tensorrt      # on the Jetson, without PyTorch
+    """
+    from sdi.export.engines import BuildOptions, choose_builder
+
+    options = BuildOptions(
+        compute_capabilities=tuple(compute_capability or ()),
+        workspace_gib=workspace,
+        timing_cache=timing_cache,
+        optimization_level=optimization_level,
+        dla_core=dla,
+        refit=refit,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        detailed_profiling=detailed_profiling,
+    )
+    if verbose:
+        options = options.with_listener(lambda text: log.print(text, style="dim"))
+    wanted = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if given]
+    if onnx is not None:
+        if model or checkpoint or random_weights or frame or dynamic or raw or batch != "1" or face != "uint8":
+            raise InputError("--onnx FILE says what the network is; give it with -o, --target, builder options alone")
+        done = _from_onnx(onnx, wanted, target, options, output, overwrite)
+    else:
+        shape = _shape(frame, dynamic, batch)
+        if raw and face != "uint8":
+            raise InputError("--raw and --face planar exclude each other; planar answers float32 anyway")
+        if int8 != (calibration is not None):
+            raise InputError("--int8 and --calibration FOLDER go together; make one: sdi-calibrate --images PICTURES")
+        with log.status("loading PyTorch"):
+            from sdi.export.exporter import ExportRequest
+            from sdi.export.int8 import Int8Options
+            from sdi.export.parity import Pictures
+        quantising = None
+        if calibration is not None:
+            quantising = Int8Options(calibration, rest, ranges, max_drop, validation, masks, rank=rank_layers)
+        requests = [
+            ExportRequest(
+                precision,  # type: ignore[arg-type]
+                raw=raw,
+                planar=face == "planar",
+                int8=quantising if precision == "int8" else None,
+                **shape,
             )
+            for precision in wanted or ["fp32"]
+        ]
+        builders = []
+        for request in requests:
+            builder, why = choose_builder(target, request.precision, raw=raw)
+            builder.check(options, request.precision, request.planar, request.free_batch)
+            log.print(f"{request.precision}: target {builder.name} ({why})")
+            builders.append(builder)
+        pictures = Pictures(images, limit)
+        source, digest = _checkpoint(model, checkpoint, random_weights)
+        work = list(zip(requests, builders, strict=True))
+        done = _from_checkpoint(source, digest, work, options, output or Path(), overwrite, pictures)
     _report(done, json)
 
 
-def _frame_hw(frame: str | None) -> tuple[int, int] | None:
+def _from_checkpoint(
+    checkpoint: Checkpoint,
+    digest: str | None,
+    work: list[tuple[ExportRequest, EngineBuilder]],
+    options: BuildOptions,
+    folder: Path,
+    overwrite: bool,
+    images: Pictures,
+) -> list[Exported]:
+    from sdi.export.exporter import export_engine, export_onnx
+
+    done: list[Exported] = []
+    for request, builder in work:
+        common: dict[str, Any] = {
+            "checkpoint_sha256": digest,
+            "overwrite": overwrite,
+            "images": images,
+            "say": log.print,
+        }
+        with log.status(f"exporting {request.file_name(checkpoint.model)}"):
+            exported = export_onnx(checkpoint, request, folder, **common, track=_bar)
+        done.append(exported)
+        if builder.suffix != exported.path.suffix:
+            done.append(export_engine(exported, builder, options, checkpoint, request, **common))
+    return done
+
+
+def _bar(items: Sequence[Any], what: str) -> Iterable[Any]:
+    from rich.progress import track
+
+    return track(items, what, console=log, transient=True, disable=not log.is_terminal)
+
+
+def _from_onnx(
+    onnx: Path, wanted: list[str], target: str, options: BuildOptions, folder: Path | None, overwrite: bool
+) -> list[Exported]:
+    from dataclasses import replace
+
+    from sdi.export.engines import choose_builder
+    from sdi.export.plan import engine_from_onnx, onnx_manifest
+
+    manifest = onnx_manifest(onnx)
+    like = replace(manifest, precision=wanted[0]) if len(wanted) == 1 else manifest
+    builder, why = choose_builder(target, like.precision)
+    log.print(f"{like.precision}: target {builder.name} ({why})")
+    if builder.suffix == onnx.suffix:
+        raise InputError(f"{onnx} is an engine of target onnx already; there is nothing to build: {why}")
+    # A builder that chooses precisions itself makes half engines from float32 files.
+    as_asked = like.precision == manifest.precision or (
+        (manifest.precision, like.precision) == ("fp32", "fp16") and builder.needs_float32("fp16")
+    )
+    if len(wanted) > 1 or not as_asked:
+        raise InputError(f"{onnx} is of precision {manifest.precision}, so the plan will be; leave the precision out")
+    dynamic = manifest.batch is None or manifest.frame_hw is None
+    builder.check(options, like.precision, manifest.face == "planar", dynamic)
+    return [
+        engine_from_onnx(onnx, builder, options, folder or onnx.parent, like=like, overwrite=overwrite, say=log.print)
+    ]
+
+
+def _shape(frame: str | None, dynamic: bool, batch: str) -> dict[str, Any]:
+    """--frame, --dynamic and --batch as fields of an `ExportRequest`."""
+    counts = tuple(int(part) for part in batch.split(":")) if re.fullmatch(r"\d+(:\d+:\d+)?", batch) else (0,)
+    if min(counts) < 1 or list(counts) != sorted(counts):
+        raise InputError(f"--batch takes a number or least:best:greatest of at least 1, e.g. 1:4:8; got '{batch}'")
+    sizes = _sizes(frame)
+    if dynamic and (len(sizes) == 1 or (len(counts) == 1 and counts != (1,))):
+        raise InputError(
+            "--dynamic leaves batch, height and width free; give it without --frame and --batch, or with "
+            "least:best:greatest of both for the plan"
+        )
+    if not dynamic and len(sizes) == 3:
+        raise InputError("--frame takes a range with --dynamic alone; give one size HxW")
+    return {
+        "dynamic": dynamic,
+        "frame_hw": sizes[0] if len(sizes) == 1 else None,
+        "frames": sizes if len(sizes) == 3 else None,
+        "batch": counts[0] if len(counts) == 1 else 1,
+        "batches": counts if len(counts) == 3 else None,
+    }
+
+
+def _sizes(frame: str | None) -> tuple[tuple[int, int], ...]:
+    """One size or three, growing, of HxW[:HxW:HxW]; none without --frame."""
     if frame is None:
-        return None
-    parts = re.fullmatch(r"(\d+)x(\d+)", frame)
-    if parts is None or min(int(parts[1]), int(parts[2])) < 32:
-        raise InputError(f"--frame takes height x width of at least 32, e.g. 1080x1920; got '{frame}'")
-    return int(parts[1]), int(parts[2])
+        return ()
+    sizes = tuple((int(h), int(w)) for h, w in re.findall(r"(\d+)x(\d+)", frame))
+    grows = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
+    if not re.fullmatch(r"\d+x\d+(:\d+x\d+:\d+x\d+)?", frame) or min(map(min, sizes)) < 32 or not grows:
+        raise InputError(
+            "--frame takes height x width of at least 32, e.g. 1080x1920, or with --dynamic least:best:greatest, e.g. "
+            f"200x200:1080x1920:2160x3840; got '{frame}'"
+        )
+    return sizes
 
 
 def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> tuple[Checkpoint, str | None]:
@@ -138,12 +417,46 @@ def _report(done: list[Exported], json: bool) -> None:
     if json:
         from dataclasses import asdict
 
-        rows: list[dict[str, Any]] = [{"path": str(item.path), **asdict(item.manifest)} for item in done]
+        rows: list[dict[str, Any]] = [
+            {"path": str(item.path), "seconds": round(item.seconds, 1), **asdict(item.manifest)} for item in done
+        ]
         print_json(rows)
         return
+    _show(done)
+    runs = [item.path for item in done if item.manifest.face == "uint8" and _runs_here(item)]
+    if runs:
+        log.print(f"next: sdi-run --engine {runs[-1]} --source demo --overlay out")
+
+
+def _runs_here(item: Exported) -> bool:
+    return item.manifest.target == "onnx" or item.manifest.gpu is not None
+
+
+def _show(done: list[Exported]) -> None:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(
+        title=f"in {done[0].path.parent.resolve()}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    table.add_column("file", overflow="fold")
+    for heading in ("MB", "layers (MACs)", "target", "s", "max diff."):
+        words = heading in ("layers (MACs)", "target")
+        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
     for item in done:
-        out.print(item.path)
-    log.print(f"next: sdi-run --engine {done[-1].path} --source demo --overlay out")
+        manifest = item.manifest
+        layers = sorted(manifest.layers.items(), key=lambda entry: -entry[1]["macs"])
+        table.add_row(
+            item.path.name,
+            f"{manifest.bytes / 1e6:.1f}",
+            "\n".join(f"{values['layers']} {kind} ({values['macs']:.1%})" for kind, values in layers),
+            manifest.target,
+            f"{item.seconds:.0f}",
+            f"{manifest.parity['max']:.1e}",
+        )
+    out.print(table)
+    plans = any(item.path.suffix == ".plan" for item in done)
+    log.print("greatest difference from PyTorch" + (": a plan's is that of its ONNX file" if plans else ""))
 
 
 def main() -> None:

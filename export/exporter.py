@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
 import torch
 
-from sdi.export.onnx_model import FrameShape, float32_nodes, onnx_from_face, with_probability_output
+from sdi.export.engines.base import BuildOptions, EngineBuilder, Exported
+from sdi.export.feed import Feed
+from sdi.export.int8 import Int8Options, Track
+from sdi.export.int8_report import write_int8_report
+from sdi.export.onnx_model import FrameShape, onnx_from_face
 from sdi.export.parity import (
     TOLERANCES,
     Parity,
@@ -24,19 +29,24 @@ from sdi.export.parity import (
     compare,
     frames_of,
     runner_from_face,
-    runner_from_onnx,
 )
+from sdi.export.plan import engine_from_onnx
+from sdi.export.precision import Lowered, Precision, lowered_model
+from sdi.export.work import work_by_precision
 from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.files import atomic_path, ensure_folder, sha256_of
 from sdi.runtime.golden import golden_frame, golden_record
-from sdi.runtime.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from sdi.runtime.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form
 
-__all__ = ["ExportRequest", "Exported", "Precision", "export_onnx", "peak_memory_gb", "random_checkpoint"]
+__all__ = ["ExportRequest", "Precision", "export_engine", "export_onnx", "peak_memory_gb", "random_checkpoint"]
 
-Precision = Literal["fp32", "fp16"]
+# Gray levels, of a tile's mean: a thousand pixels average rounding away.
+_GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 3.0, "int8": 12.0}
+# Sizes that plans of a --dynamic network take unless told otherwise: least, best, greatest.
+_DYNAMIC_FRAMES = ((32, 32), (1080, 1920), (2160, 3840))
 
 
 @dataclass(frozen=True)
@@ -48,28 +58,58 @@ class ExportRequest:
     batch: int = 1
     dynamic: bool = False  # batch, height and width of `frame` are free
     raw: bool = False  # float32 probabilities instead of uint8
+    planar: bool = False  # float32 [N, 3, H, W] in and [N, 1, H, W] out, for DeepStream's nvinfer and DLA
+    batches: tuple[int, int, int] | None = None  # least, best, greatest of a plan; the ONNX file takes any
+    frames: tuple[tuple[int, int], ...] | None = None  # the same for height and width, with `dynamic`
+    int8: Int8Options | None = None  # how to quantise, for precision int8
 
     def file_name(self, model: str) -> str:
         """`minet-fp16.onnx`; whatever is not the default is named too, so that no two requests collide."""
         parts = [model, self.precision]
+        if self.int8 is not None and self.int8.rest != "fp16":
+            parts.append(f"rest{self.int8.rest}")
         if self.dynamic:
             parts.append("dynamic")
         elif self.frame_hw is not None:
             parts.append(f"{self.frame_hw[0]}x{self.frame_hw[1]}")
-        if self.batch != 1 and not self.dynamic:
+        if self.batches is not None and not self.dynamic:
+            parts.append(f"batch{self.batches[0]}to{self.batches[2]}")
+        elif self.batch != 1:
             parts.append(f"batch{self.batch}")
         if self.raw:
             parts.append("raw")
+        if self.planar:
+            parts.append("planar")
         return "-".join(parts) + ".onnx"
 
+    @property
+    def free_batch(self) -> bool:
+        """Whether any number of frames goes into the ONNX file."""
+        return self.dynamic or self.batches is not None
 
-@dataclass(frozen=True)
-class Exported:
-    """What came of a request."""
+    def profile(self, network_hw: tuple[int, int]) -> Profile | None:
+        """Shapes that plans of it are built for; None where there is but one."""
+        if not self.free_batch:
+            return None
+        batches = self.batches or (1, 1, 1)
+        frames = (self.frames or _DYNAMIC_FRAMES) if self.dynamic else (self.frame_hw or network_hw,) * 3
+        least, best, greatest = ((n, *size) for n, size in zip(batches, frames, strict=True))
+        return least, best, greatest
 
-    path: Path
-    manifest: Manifest
-    seconds: float
+    def float32_form(self, manifest: Manifest) -> ExportRequest:
+        """The request whose file builders take that choose precisions themselves: for INT8, float32 with Q/DQ.
+
+        Args:
+            manifest: of the file that was exported for this request; its layers are quantised here too.
+        """
+        if self.int8 is None:
+            return replace(self, precision="fp32")
+        return replace(self, int8=replace(self.int8, rest="fp32", keep=tuple(manifest.quantisation.get("kept", ()))))
+
+    def feed(self, network_hw: tuple[int, int]) -> Feed:
+        """How the ONNX file takes frames."""
+        frame_hw = None if self.dynamic else self.frame_hw or network_hw
+        return Feed(frame_hw, None if self.free_batch else self.batch, self.planar)
 
 
 def export_onnx(
@@ -81,6 +121,7 @@ def export_onnx(
     overwrite: bool = False,
     images: Pictures | None = None,
     say: Callable[[str], None] = lambda text: None,
+    track: Track = lambda items, what: items,
 ) -> Exported:
     """Write `FOLDER/MODEL-PRECISION.onnx` and then its manifest; nothing of it when the file is not right.
 
@@ -89,43 +130,103 @@ def export_onnx(
         overwrite: replace a file that sdi-export did not make.
         images: what to compare on; None draws synthetic strip.
         say: hears what is being done.
+        track: wraps long loops, with words for them.
     Raises:
-        InputError: the target is there and is not ours, or cannot be written.
-        GateError: the file answers otherwise than PyTorch; nothing is kept.
+        InputError: the target is there and is not ours, or cannot be written; see also `int8_model`.
+        GateError: the file answers otherwise than PyTorch, or INT8 loses too much; nothing is kept.
     """
     started = time.monotonic()
     path = ensure_folder(folder) / request.file_name(checkpoint.model)
-    _refuse_foreign(path, overwrite)
+    refuse_foreign(path, overwrite)
     network = load_network(checkpoint)
     deployed = deploy_form(network)
-    if request.precision == "fp16":
-        deployed.half()
     network_hw = checkpoint.input_hw
     frame_hw = request.frame_hw or network_hw
-    shape = FrameShape(*frame_hw, batch=request.batch, dynamic=request.dynamic)
+    shape = FrameShape(*frame_hw, batch=request.batch, dynamic=request.dynamic, free_batch=request.free_batch)
     resizes = True if request.dynamic else None
-    face = Face(deployed, checkpoint.preprocessing, network_hw, raw=request.raw, resizes=resizes)
+    face = Face(deployed, checkpoint.preprocessing, network_hw, raw=request.raw, resizes=resizes, planar=request.planar)
     say(f"tracing {checkpoint.model} {request.precision}")
     model = onnx_from_face(face, shape)
     del face, deployed
+    gc.collect()  # tracing leaves a copy of the weights in cycles
     opset = model.opset_import[0].version
     say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {opset}")
     reference = runner_from_face(Face(network, checkpoint.preprocessing, network_hw, raw=True))
+    pictures, feed = images or Pictures(None), request.feed(network_hw)
+    lowered = lowered_model(
+        model,
+        request.precision,
+        feed,
+        pictures,
+        int8=request.int8,
+        name=checkpoint.model,
+        preprocessing=checkpoint.preprocessing.to_dict(),
+        weights=checkpoint_sha256,
+        say=say,
+        track=track,
+    )
+    model = lowered.model
     with atomic_path(path) as beside:
-        onnx.save(model, beside)
+        _save(model, beside, path)
         onnx.checker.check_model(str(beside), full_check=True)
-        kept_float = float32_nodes(model) if request.precision == "fp16" else ()
-        runner = runner_from_onnx(with_probability_output(model), None if request.dynamic else request.batch)
+        layers = work_by_precision(model)
+        runner = feed.runner(model)
+        lowered = replace(lowered, model=onnx.ModelProto())
         del model  # a wide network is large, and ONNX Runtime has its own copy now
-        parity = _gate(reference, runner, request, frame_hw, images or Pictures(None))
+        parity = _gate(reference, runner, request, feed, pictures)
         say("ONNX checker passed; " + _figures(parity))
-        manifest = _manifest(beside, kept_float, checkpoint, request, reference, parity, frame_hw, checkpoint_sha256)
+        manifest = replace(
+            _manifest(beside, lowered, checkpoint, request, reference, parity, frame_hw, checkpoint_sha256),
+            layers=layers,
+        )
         # A manifest of an older file must not lie beside the new one, whatever happens in between.
         manifest_path(path).unlink(missing_ok=True)
     write_manifest(path, manifest)
+    if lowered.quantisation is not None:
+        say(f"report: {write_int8_report(path, lowered.quantisation)}")
     seconds = time.monotonic() - started
     say(f"kept {path.name}: {manifest.bytes / 1e6:.1f} MB, {seconds:.1f} s, peak memory {peak_memory_gb():.1f} GB")
     return Exported(path, manifest, seconds)
+
+
+def export_engine(
+    exported: Exported,
+    builder: EngineBuilder,
+    options: BuildOptions,
+    checkpoint: Checkpoint,
+    request: ExportRequest,
+    *,
+    checkpoint_sha256: str | None,
+    overwrite: bool = False,
+    images: Pictures | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Exported:
+    """Build the engine of an exported ONNX file, beside it. See `engine_from_onnx` for what it raises.
+
+    A builder that chooses precisions itself is given the float32 form, exported for it and dropped afterwards.
+    """
+    folder = exported.path.parent
+    if not builder.needs_float32(request.precision):
+        return engine_from_onnx(exported.path, builder, options, folder, overwrite=overwrite, say=say)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".sdi-") as scratch:
+        twin = export_onnx(
+            checkpoint,
+            request.float32_form(exported.manifest),
+            Path(scratch),
+            checkpoint_sha256=checkpoint_sha256,
+            images=images,
+            say=say,
+        )
+        return engine_from_onnx(
+            twin.path,
+            builder,
+            options,
+            folder,
+            name=exported.path.stem,
+            like=exported.manifest,
+            overwrite=overwrite,
+            say=say,
+        )
 
 
 def peak_memory_gb() -> float:
@@ -147,16 +248,23 @@ def _gate(
     reference: Runner,
     runner: Runner,
     request: ExportRequest,
-    frame_hw: tuple[int, int],
+    feed: Feed,
     images: Pictures,
 ) -> Parity:
-    parity = compare(reference, runner, frames_of(images, None if request.dynamic else frame_hw))
+    parity = compare(reference, runner, frames_of(images, feed.frame_hw))
     failures = TOLERANCES[request.precision].failures(parity)
     if failures:
         raise GateError(
             f"the exported ONNX file does not answer as PyTorch does: {'; '.join(failures)}; nothing was kept"
         )
     return parity
+
+
+def _save(model: onnx.ModelProto, beside: Path, path: Path) -> None:
+    try:
+        onnx.save(model, beside)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
 def _figures(parity: Parity) -> str:
@@ -169,7 +277,7 @@ def _figures(parity: Parity) -> str:
 
 def _manifest(
     file: Path,
-    kept_float: tuple[str, ...],
+    lowered: Lowered,
     checkpoint: Checkpoint,
     request: ExportRequest,
     reference: Runner,
@@ -178,14 +286,15 @@ def _manifest(
     checkpoint_sha256: str | None,
 ) -> Manifest:
     digest = sha256_of(file)
+    quantisation = lowered.quantisation
     golden = np.rint(reference(golden_frame(*frame_hw)[None])[0] * 255).astype(np.uint8)
     return Manifest(
         model=checkpoint.model,
         family=checkpoint.family,
         precision=request.precision,
         target="onnx",
-        face="raw" if request.raw else "uint8",
-        batch=None if request.dynamic else request.batch,
+        face="raw" if request.raw else "planar" if request.planar else "uint8",
+        batch=None if request.free_batch else request.batch,
         frame_hw=None if request.dynamic else frame_hw,
         network_hw=checkpoint.input_hw,
         preprocessing=checkpoint.preprocessing.to_dict(),
@@ -195,20 +304,12 @@ def _manifest(
         bytes=file.stat().st_size,
         sha256=digest,
         builder={name: version(name) for name in ("sdi", "torch", "onnx", "onnxscript")},
-        # Gray levels, of a tile's mean: a thousand pixels average rounding away.
-        golden=golden_record(frame_hw, golden, tolerance=1.0 if request.precision == "fp32" else 3.0),
+        golden=golden_record(frame_hw, golden, tolerance=_GOLDEN_TOLERANCES[request.precision]),
         parity=parity.to_dict(),
         metrics=checkpoint.metrics,
-        high_precision_layers=kept_float,
+        calibration=quantisation.fingerprint if quantisation is not None else None,
+        high_precision_layers=lowered.float32,
+        quantisation=quantisation.summary() if quantisation is not None else {},
+        notes=lowered.notes,
+        profile=request.profile(checkpoint.input_hw),
     )
-
-
-def _refuse_foreign(path: Path, overwrite: bool) -> None:
-    if not path.exists() or overwrite:
-        return
-    try:
-        ours = read_manifest(path) is not None
-    except InputError:
-        ours = False
-    if not ours:
-        raise InputError(f"{path} exists and has no manifest of sdi; choose another -o or pass --overwrite")

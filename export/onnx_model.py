@@ -28,6 +28,7 @@ class FrameShape:
     width: int
     batch: int = 1
     dynamic: bool = False  # batch, height and width are free; the numbers above are then an example
+    free_batch: bool = False  # the batch alone is free
 
 
 def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
@@ -39,10 +40,15 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
         InputError: the model is too large for one file (2 GB).
         SdiError: PyTorch's exporter failed; its reason is quoted.
     """
-    batch = max(shape.batch, 2) if shape.dynamic else shape.batch  # an example of 1 would be taken for a constant
-    example = torch.zeros(batch, shape.height, shape.width, 3, dtype=torch.uint8)
+    free_batch = shape.dynamic or shape.free_batch
+    batch = max(shape.batch, 2) if free_batch else shape.batch  # an example of 1 would be taken for a constant
+    size = (shape.height, shape.width)
+    example = torch.zeros(batch, 3, *size) if face.planar else torch.zeros(batch, *size, 3, dtype=torch.uint8)
     dim = torch.export.Dim
-    free = ({0: dim("batch"), 1: dim("height", min=32), 2: dim("width", min=32)},) if shape.dynamic else None
+    free_axes = {0: dim("batch")} if free_batch else {}
+    if shape.dynamic:
+        height, width = (2, 3) if face.planar else (1, 2)
+        free_axes |= {height: dim("height", min=32), width: dim("width", min=32)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -54,7 +60,7 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
                 input_names=["frame"],
                 output_names=[_PROBABILITY if face.raw else "saliency"],
                 opset_version=OPSET,
-                dynamic_shapes=free,
+                dynamic_shapes=(free_axes,) if free_axes else None,
                 verbose=False,
             )
     except Exception as error:
@@ -64,7 +70,7 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
     model.ir_version = min(model.ir_version, _IR_VERSION)
     model.producer_name = "sdi"
     _strip_traces(model)
-    if not face.raw:
+    if not face.raw and not face.planar:
         _name_probability(model)
     if model.ByteSize() > 2**31 - 1:
         raise InputError("the ONNX model is over 2 GB, too large for one file; use --fp16 or a narrower variant")

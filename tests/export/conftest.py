@@ -21,7 +21,9 @@ def checkpoint_file(tmp_path_factory) -> Path:
 def exports(checkpoint_file, tmp_path_factory) -> Path:
     """Folder with tsernet-xs-fp32.onnx, tsernet-xs-fp16.onnx and their manifests."""
     folder = tmp_path_factory.mktemp("exports")
-    done = command("sdi-export", "--checkpoint", checkpoint_file, "--fp32", "--fp16", "-o", folder)
+    precisions = ("--fp32", "--fp16")
+    done = command("sdi-export", "--checkpoint", checkpoint_file, *precisions, "--target", "onnx", "-o", folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(folder / f"tsernet-xs-{p}.onnx") for p in ("fp32", "fp16")]
+    for precision in ("fp32", "fp16"):
+        assert f"tsernet-xs-{precision}.onnx " in done.stdout
     return folder

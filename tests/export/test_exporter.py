@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import sdi.export.exporter as exporter
 from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.export.work import work_by_precision
 from sdi.runtime.engine import open_engine
 from sdi.runtime.errors import DeviceError, GateError, InputError
 from sdi.runtime.files import sha256_of
@@ -162,19 +165,21 @@ def test_a_wrong_graph_is_never_kept(tmp_path, monkeypatch):
 def test_foreign_file_is_not_overwritten_but_ours_is(checkpoint_file, tmp_path):
     target = tmp_path / "tsernet-xs-fp32.onnx"
     target.write_text("somebody's")
-    refused = command("sdi-export", "--checkpoint", checkpoint_file, "-o", tmp_path)
+    arguments = ("--checkpoint", checkpoint_file, "--target", "onnx", "-o", tmp_path)
+    refused = command("sdi-export", *arguments)
     assert refused.returncode == 2
     assert "exists and has no manifest of sdi" in refused.stderr
     assert target.read_text() == "somebody's"
     for flags in (["--overwrite"], []):
-        done = command("sdi-export", "--checkpoint", checkpoint_file, "-o", tmp_path, *flags)
+        done = command("sdi-export", *arguments, *flags)
         assert done.returncode == 0, done.stderr
     with open_engine(target) as engine:
         assert engine.frame_hw == (64, 64)
 
 
 def test_random_weights_are_marked_and_warned_about(tmp_path):
-    done = command("sdi-export", "--model", "tsernet-xs", "--random-weights", "--json", "-o", tmp_path)
+    flags = ("--random-weights", "--target", "onnx", "--json", "-o", tmp_path)
+    done = command("sdi-export", "--model", "tsernet-xs", *flags)
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert row["random_weights"] is True
@@ -184,9 +189,73 @@ def test_random_weights_are_marked_and_warned_about(tmp_path):
     assert "random weights" in ran.stderr
 
 
-@pytest.mark.slow
-def test_full_tsernet_in_half_fits(tmp_path):
-    done = command("sdi-export", "--model", "tsernet", "--fp16", "--random-weights", "-o", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "peak memory" in done.stderr
-    assert 370e6 < (tmp_path / "tsernet-fp16.onnx").stat().st_size < 400e6
+def test_layers_and_their_work_are_counted(exports):
+    """By hand: 3x3 convolution, 4 to 8 channels in 2 groups, on 10x12; then 2x2 transposed, 8 to 5."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], group=2),
+            helper.make_node("ConvTranspose", ["y", "v"], ["z"], kernel_shape=[2, 2], strides=[2, 2]),
+        ],
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4, 10, 12])],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 5, 20, 24])],
+        [
+            numpy_helper.from_array(np.zeros((8, 2, 3, 3), np.float32), "w"),
+            numpy_helper.from_array(np.zeros((8, 5, 2, 2), np.float32), "v"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    first, second = 8 * 10 * 12 * 2 * 9, 8 * 10 * 12 * 5 * 4
+    assert work_by_precision(model) == {"fp32": {"layers": 2, "macs": 1.0}}
+    model.graph.node[1].input[1] = "v16"
+    model.graph.node.insert(1, helper.make_node("Cast", ["y"], ["y16"], to=TensorProto.FLOAT16))
+    model.graph.node.insert(1, helper.make_node("Cast", ["v"], ["v16"], to=TensorProto.FLOAT16))
+    model.graph.node[3].input[0] = "y16"
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    found = work_by_precision(model)
+    assert {kind: values["layers"] for kind, values in found.items()} == {"fp32": 1, "fp16": 1}
+    assert found["fp32"]["macs"] == pytest.approx(first / (first + second))
+    half = read_manifest(exports / "tsernet-xs-fp16.onnx")
+    assert half is not None
+    assert list(half.layers) == ["fp16"]
+    assert half.layers["fp16"]["macs"] == 1.0
+
+
+def test_planar_face_takes_float_planes(checkpoint_file, tmp_path, frame):
+    checkpoint = load_checkpoint(checkpoint_file)
+    done = export_onnx(checkpoint, ExportRequest(planar=True), tmp_path, checkpoint_sha256="0" * 64)
+    assert done.path.name == "tsernet-xs-fp32-planar.onnx"
+    session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
+    planes = np.ascontiguousarray(frame.transpose(0, 3, 1, 2), np.float32)
+    (answer,) = session.run(None, {"frame": planes})
+    assert (answer.dtype, answer.shape) == (np.float32, (1, 1, 64, 64))
+    np.testing.assert_allclose(answer[:, 0], pytorch_map(checkpoint, frame, raw=True), atol=1e-5)
+    with pytest.raises(InputError, match="has not the face"):
+        open_engine(done.path)
+
+
+def test_any_batch_of_one_size(checkpoint_file, tmp_path):
+    checkpoint = load_checkpoint(checkpoint_file)
+    request = ExportRequest(batches=(1, 2, 4))
+    done = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    assert done.path.name == "tsernet-xs-fp32-batch1to4.onnx"
+    assert done.manifest.profile == ((1, 64, 64), (2, 64, 64), (4, 64, 64))
+    assert (done.manifest.batch, done.manifest.frame_hw) == (None, (64, 64))
+    assert read_manifest(done.path) == done.manifest
+    with open_engine(done.path) as engine:
+        frames = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+        answer = engine.execute(frames)
+    assert np.abs(answer.astype(int) - pytorch_map(checkpoint, frames)).max() <= 1
+
+
+def test_a_full_disk_leaves_nothing(checkpoint_file, tmp_path):
+    """A limit on the size of files stands for a disk that is full."""
+    checkpoint = load_checkpoint(checkpoint_file)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*tsernet-xs-fp32.onnx: .*; make room"):
+            export_onnx(checkpoint, ExportRequest(), tmp_path, checkpoint_sha256="0" * 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from sdi.export.checkpoint_choice import shipped_checkpoint
 from sdi.runtime.images import write_image
 from sdi.runtime.strip import DEFECTS, draw_strip
-from sdi.train.checkpoint import load_checkpoint, save_checkpoint
+from sdi.train.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
 from support import command
 
 
@@ -35,7 +34,7 @@ def trained_xs(tmp_path_factory):
             write_image(root / "masks" / f"{kind}_{seed}.png", mask)
     data = ("--images", root / "images", "--masks", root / "masks", "--val", "none")
     settings = ("--size", "64", "--batch", "4", "--limit-steps", "6", "--device", "cpu", "-o", root / "run")
-    done = command("sdi-train", "--model", "tsernet-xs", *data, *settings)
+    done = command("sdi-train", "--model", "tsernet-xs", "--recipe", "quick", *data, *settings)
     assert done.returncode == 0, done.stderr
     return root / "run" / "best.pt"
 
@@ -44,7 +43,7 @@ def trained_xs(tmp_path_factory):
 def exported(request, trained_xs, tmp_path_factory):
     checkpoint = shipped_checkpoint("minet") if request.param == "minet" else trained_xs
     folder = tmp_path_factory.mktemp(request.param)
-    done = command("sdi-export", "--checkpoint", checkpoint, "--fp32", "--fp16", "-o", folder)
+    done = command("sdi-export", "--checkpoint", checkpoint, "--fp32", "--fp16", "--target", "onnx", "-o", folder)
     assert done.returncode == 0, done.stderr
     return checkpoint, folder, request.param
 

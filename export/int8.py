@@ -1,0 +1,261 @@
+"""A float32 model becomes an INT8 one, under the condition that accuracy holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from sdi.calibration.picture_set import CalibrationSet, read_calibration_set
+from sdi.calibration.ranges import RangeMethod, RangeSource, cached_ranges, measure_ranges
+from sdi.export.accuracy import DEFAULT_MAX_DROP, Validation, mean_difference, validation_pictures
+from sdi.export.feed import Feed
+from sdi.export.half import half_model
+from sdi.export.quantize import Layer, quantizable_layers, quantized_model, skip_inputs
+from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
+from sdi.runtime.errors import GateError, InputError
+
+__all__ = ["Frames", "Int8Options", "Quantisation", "Track", "int8_model"]
+
+_RANKED_ON = 4  # pictures
+_UNMASKED = 32  # pictures, of those that calibrated, whose maps are compared where no others are given
+_KEPT_AT_MOST = 0.5  # of the layers: with more in high precision INT8 gains too little
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Wraps a long loop, told what it does, e.g. with a progress bar."""
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """How to quantise, and what it may cost."""
+
+    calibration: Path  # a folder of sdi-calibrate
+    rest: Literal["fp16", "fp32"] = "fp16"  # precision of what is not INT8
+    ranges: RangeMethod = "mse"
+    max_drop: float | None = None  # None: the default of what is measured
+    validation: Path | None = None  # None: the calibration pictures, by their maps
+    masks: Path | None = None
+    skips: bool = True  # quantise the skip inputs of residual additions as well
+    rank: bool = False  # rank the layers even when none has to be kept
+    keep: tuple[str, ...] | None = None  # these stay in high precision, whatever it costs: nothing is measured
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """What was done to a model: for its manifest and the report. Plain values only."""
+
+    fingerprint: str  # over pictures, preprocessing, weights, graph and method
+    method: str
+    rest: str
+    layers: int  # quantisable ones
+    kept: dict[str, str]  # layer -> why it is not INT8
+    accuracy: dict[str, Any]
+    sensitivity: list[dict[str, Any]] = field(default_factory=list)  # worst first; empty where none was ranked
+    ranges: dict[str, float] = field(default_factory=dict)  # of the tensors that are quantised
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    def summary(self) -> dict[str, Any]:
+        """What a manifest says of it: all but the long lists and the fingerprint, which has a field of its own."""
+        value = self.to_dict()
+        return {name: value[name] for name in ("method", "rest", "layers", "kept", "accuracy")}
+
+
+class Frames:
+    """The calibration pictures as a model wants them, read anew each time they are gone through."""
+
+    def __init__(self, pictures: CalibrationSet, feed: Feed, track: Track) -> None:
+        self._pictures = pictures
+        self._feed = feed
+        self._track = track
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for picture in self._track(self._pictures.pictures, "measuring ranges"):
+            yield self._feed.fed(self._feed.frame(self._pictures.read(picture))[None])
+
+
+def int8_model(
+    model: onnx.ModelProto,
+    options: Int8Options,
+    *,
+    name: str,
+    preprocessing: dict[str, Any],
+    weights: str | None,
+    feed: Feed,
+    float32: dict[str, str],
+    say: Callable[[str], None] = lambda text: None,
+    track: Track = lambda items, what: items,
+) -> tuple[onnx.ModelProto, Quantisation]:
+    """Quantise every layer, but for the worst where the bound would not hold otherwise.
+
+    Args:
+        model: float32, with the uint8 face; left as it was.
+        name: of the network, for the cache of ranges.
+        weights: SHA-256 of the checkpoint; None: random weights.
+        feed: how the model takes frames.
+        float32: nodes that stay in float32 because half cannot hold their values, each with the reason.
+        say: hears what is being done.
+        track: wraps long loops, with words for them.
+    Raises:
+        InputError: the calibration set or the validation pictures cannot be used.
+        GateError: the bound cannot be held with half of the layers kept.
+    """
+    pictures = read_calibration_set(options.calibration)
+    pictures.verify()
+    if (pictures.preprocessing, pictures.weights) not in ((None, None), (preprocessing, weights)):
+        say("the calibration set names another network's weights or preprocessing; its pictures serve all the same")
+    layers = quantizable_layers(model)
+    if not layers:
+        raise InputError("the network has no convolution with constant weights, so there is nothing to quantise")
+    source = RangeSource(
+        pictures.picture_fingerprint,
+        json.dumps(preprocessing, sort_keys=True),
+        weights or "random",
+        hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+        options.ranges,
+    )
+    tensors = {layer.tensor for layer in layers} | {tensor for tensor, _ in skip_inputs(model).values()}
+    folder = options.calibration if options.calibration.is_dir() else options.calibration.parent
+    cache = folder / f"ranges-{name}-{options.ranges}.json"
+    frames = Frames(pictures, feed, track)
+    ranges = cached_ranges(cache, source, lambda: measure_ranges(model, frames, options.ranges, tensors), say)
+    quantiser = _Quantiser(model, options, ranges, {layer.name: layer for layer in layers}, float32)
+    if options.keep is None:
+        search = _Search(quantiser, _validation(options, pictures), feed, say, track)
+        kept, accuracy, sensitivity = search.run()
+        why = {layer: f"among the {len(kept)} most sensitive" for layer in kept}
+    else:
+        kept, accuracy, sensitivity = options.keep, {}, []
+        why = dict.fromkeys(kept, "asked for")
+    reasons = {name: float32[layer.node] for name, layer in quantiser.layers.items() if layer.node in float32} | why
+    for layer, reason in reasons.items():
+        say(f"kept in high precision: {layer} ({reason})")
+    record = Quantisation(
+        source.fingerprint,
+        options.ranges,
+        options.rest,
+        len(layers),
+        reasons,
+        accuracy,
+        [asdict(item) for item in sensitivity],
+        {layer.tensor: ranges[layer.tensor] for layer in layers if layer.name not in reasons},
+    )
+    return quantiser.made(kept), record
+
+
+@dataclass(frozen=True)
+class _Quantiser:
+    """Makes INT8 forms of one model."""
+
+    model: onnx.ModelProto
+    options: Int8Options
+    ranges: dict[str, float]
+    layers: dict[str, Layer]
+    float32: dict[str, str]  # nodes out of half's range
+
+    def made(self, keep: Collection[str]) -> onnx.ModelProto:
+        """The final form, with these layers in high precision."""
+        made = quantized_model(self.model, self.ranges, keep=keep, float32=self.float32, skips=self.options.skips)
+        return half_model(made, self.float32) if self.options.rest == "fp16" else made
+
+    def alone(self, layer: str) -> onnx.ModelProto:
+        """One layer in INT8, all else in float32."""
+        return quantized_model(self.model, self.ranges, keep=[name for name in self.layers if name != layer])
+
+
+class _Search:
+    """Looks for the fewest layers that have to stay in high precision."""
+
+    def __init__(
+        self, quantiser: _Quantiser, validation: Validation, feed: Feed, say: Callable[[str], None], track: Track
+    ) -> None:
+        self._quantiser = quantiser
+        self._validation = validation
+        self._feed = feed
+        self._say = say
+        self._track = track
+        self._ranked: list[Sensitivity] = []
+
+    def run(self) -> tuple[tuple[str, ...], dict[str, Any], list[Sensitivity]]:
+        """Layers to keep, the accuracy with and without INT8, and the ranking where there was need of one."""
+        options, validation, layers = self._quantiser.options, self._validation, self._quantiser.layers
+        bound = DEFAULT_MAX_DROP[validation.measure] if options.max_drop is None else options.max_drop
+        self._say(f"accuracy: {validation.measure} on {validation.what}, at most {bound:g} may be lost")
+        reference = self._maps(self._quantiser.model)
+        maps: dict[tuple[str, ...], list[np.ndarray]] = {}
+
+        def drop_of(keep: tuple[str, ...]) -> float:
+            maps[keep] = self._maps(self._quantiser.made(keep))
+            drop = validation.drop(reference, maps[keep])
+            self._say(f"{len(layers) - len(keep)} of {len(layers)} layers: {validation.measure} loses {drop:.4f}")
+            return drop
+
+        most = int(len(layers) * _KEPT_AT_MOST)
+        try:
+            kept = least_kept(self._ranking, drop_of, bound, most)
+        except TooLossy as error:
+            raise GateError(
+                f"INT8 loses more {validation.measure} than {bound:g} even with {most} of {len(layers)} layers in "
+                f"high precision: {error}; nothing was kept. Export --fp16, calibrate on more pictures, choose "
+                "another --ranges, or allow more with --max-drop"
+            ) from error
+        if options.rank:
+            self._ranking()
+        return kept.layers, _accuracy(validation, reference, maps[kept.layers], kept, bound), self._ranked
+
+    def _maps(self, model: onnx.ModelProto) -> list[np.ndarray]:
+        return self._validation.maps(self._feed.runner(model), self._feed)
+
+    def _ranking(self) -> list[Sensitivity]:
+        """Each layer alone quantised, on a few pictures; worst first."""
+        if self._ranked:
+            return self._ranked
+        few = self._validation.some(_RANKED_ON)
+        reference = list(few.probabilities(self._feed.runner(self._quantiser.model), self._feed))
+        layers = [name for name, layer in self._quantiser.layers.items() if layer.node not in self._quantiser.float32]
+        for layer in self._track(layers, "ranking layers"):
+            answers = few.probabilities(self._feed.runner(self._quantiser.alone(layer)), self._feed)
+            errors = [np.abs(a - b).mean() for a, b in zip(reference, answers, strict=True)]
+            self._ranked.append(Sensitivity(layer, float(np.mean(errors))))
+        self._ranked.sort(key=lambda item: -item.error)
+        return self._ranked
+
+
+def _validation(options: Int8Options, pictures: CalibrationSet) -> Validation:
+    calibrated = pictures.pictures
+    if options.validation is not None:
+        stems = {Path(picture.file).stem for picture in calibrated}
+        return validation_pictures(options.validation, options.masks, leave_out=stems)
+    chosen = calibrated[:: max(1, len(calibrated) // _UNMASKED)]
+    return Validation(
+        tuple(picture.file for picture in chosen),
+        tuple(pictures.read(picture) for picture in chosen),
+        None,
+        f"{len(chosen)} of the pictures that calibrated, without masks (--validation measures the S-measure)",
+    )
+
+
+def _accuracy(
+    validation: Validation, reference: list[np.ndarray], maps: list[np.ndarray], kept: Kept, bound: float
+) -> dict[str, Any]:
+    """What the report says of it."""
+    scores = {}
+    if validation.masks is not None:
+        scores = {"float32": validation.s_measure(reference), "int8": validation.s_measure(maps)}
+    return {
+        "measure": validation.measure,
+        "pictures": len(validation.names),
+        "what": validation.what,
+        "bound": bound,
+        "drop": kept.drop,
+        "mean_map_difference": mean_difference(reference, maps),
+        "scores": scores,
+        "tried": [{"kept": count, "drop": drop} for count, drop in kept.tried],
+    }

@@ -1,0 +1,80 @@
+"""What is seen of a picture: near copies are found, noise is told from steel."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from sdi.calibration.appearance import appearance_of, descriptors, near_copies
+from sdi.runtime.images import list_images, read_image
+from sdi.runtime.strip import DEFECTS, draw_strip
+
+
+def strip(seed: int, kind: str = "patch") -> np.ndarray:
+    return draw_strip(kind, seed, (64, 64))[0]
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+def test_figures_equal_numpys():
+    image = strip(1)
+    gray = image[..., 0].astype(np.float64)
+    looks = appearance_of(image)
+    assert looks.mean == pytest.approx(gray.mean(), rel=1e-5)
+    assert looks.contrast == pytest.approx(gray.std(), rel=1e-4)
+    steps = [np.abs(np.diff(gray, axis=axis)).mean() for axis in (0, 1)]
+    assert looks.gradient == pytest.approx(np.mean(steps), rel=1e-4)
+    oracle = max(
+        np.corrcoef(gray[1:].ravel(), gray[:-1].ravel())[0, 1],
+        np.corrcoef(gray[:, 1:].ravel(), gray[:, :-1].ravel())[0, 1],
+    )
+    assert looks.correlation == pytest.approx(oracle, abs=0.01)
+
+
+@pytest.mark.parametrize("kind", [*DEFECTS, "clean"])
+def test_steel_is_not_random_and_noise_is(kind):
+    for seed in range(5):
+        assert not appearance_of(strip(seed, kind)).is_random
+        assert appearance_of(noise(seed)).is_random
+
+
+def test_brushed_steel_that_varies_along_one_axis_is_not_random():
+    lines = np.random.default_rng(0).integers(60, 200, (1, 64), dtype=np.uint8)
+    assert not appearance_of(cv2.cvtColor(np.repeat(lines, 64, axis=0), cv2.COLOR_GRAY2BGR)).is_random
+
+
+def test_stored_again_is_a_near_copy_and_another_picture_is_not():
+    original = strip(1)
+    encoded = cv2.imdecode(cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
+    assert (encoded != original).any()
+    looks = [appearance_of(image) for image in (strip(2), original, strip(3), encoded)]
+    assert near_copies(looks) == [(3, 1)]
+    assert near_copies(looks[:1], looks) == [(0, 0)]
+    assert near_copies([], looks) == near_copies(looks, []) == []
+
+
+def test_the_same_place_in_other_light_is_another_picture():
+    darker = (strip(1) * 0.7).astype(np.uint8)
+    assert near_copies([appearance_of(strip(1)), appearance_of(darker)]) == []
+
+
+def test_descriptors_weigh_their_parts_alike():
+    rows = descriptors([appearance_of(strip(seed, kind)) for seed in range(20) for kind in DEFECTS])
+    assert rows.shape == (60, 3 + 256)
+    spread = (rows**2).mean(axis=0)
+    np.testing.assert_allclose([*spread[:3], spread[3:].sum()], 1, rtol=1e-6)
+
+
+def test_equal_pictures_have_no_distance():
+    rows = descriptors([appearance_of(strip(1))] * 3)
+    assert (rows == 0).all()
+
+
+def test_data_set_has_no_noise_and_one_pair(steel_data):
+    paths = list_images(steel_data / "Source Images")
+    looks = [appearance_of(read_image(path)) for path in paths]
+    assert not any(look.is_random for look in looks)
+    assert [{paths[i].stem, paths[j].stem} for i, j in near_copies(looks)] == [{"Pa_101", "Pa_105"}]
