@@ -96,12 +96,13 @@ def _greatest_values(
     wanted = known - {constant.name for constant in graph.initializer}
     names = sorted(wanted if tensors is None else wanted.intersection(tensors))
     reduced = [(kind, name, f"{name}.{kind}") for name in names for kind in ("ReduceMin", "ReduceMax")]
-    nodes, outputs = len(graph.node), list(graph.output)
+    nodes, outputs = list(graph.node), list(graph.output)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Beyond this, operators would be fused over the tensors that are looked at.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    # In the default order the reductions run last, and every tensor of the network is alive until then.
+    # Reductions run right behind what they reduce. In the default order they run last, and every tensor of the
+    # network is alive until then.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     # Neither a second copy of the weights, laid out anew, nor memory kept for later runs.
     options.add_session_config_entry("session.disable_prepacking", "1")
@@ -109,14 +110,21 @@ def _greatest_values(
     with tempfile.TemporaryDirectory(prefix="sdi-ranges-") as folder:
         path = Path(folder) / "augmented.onnx"
         try:  # changed for the moment of saving: a copy might be large
-            graph.node.extend(onnx.helper.make_node(kind, [name], [out], keepdims=0) for kind, name, out in reduced)
+            behind: dict[str, list[onnx.NodeProto]] = {name: [] for name in names}
+            for kind, name, out in reduced:
+                behind[name].append(onnx.helper.make_node(kind, [name], [out], keepdims=0))
+            del graph.node[:]
+            for node in nodes:
+                graph.node.append(node)
+                graph.node.extend(reduction for name in node.output for reduction in behind.get(name, ()))
             del graph.output[:]
             graph.output.extend(
                 onnx.helper.make_tensor_value_info(out, onnx.TensorProto.FLOAT, []) for *_, out in reduced
             )
             onnx.save(model, path)
         finally:
-            del graph.node[nodes:]
+            del graph.node[:]
+            graph.node.extend(nodes)
             del graph.output[:]
             graph.output.extend(outputs)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -192,7 +200,7 @@ class RangeSource:
     pictures: str  # fingerprint of the calibration set
     preprocessing: str  # as JSON
     weights: str  # SHA-256 of the checkpoint
-    graph: str  # SHA-256 of the float32 ONNX model
+    graph: str  # SHA-256 of the float32 ONNX model and of the names of its tensors that are measured
     method: str
 
     @property

@@ -21,7 +21,7 @@ from sdi.export.quantize import Layer, quantizable_layers, quantized_model, skip
 from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
 from sdi.runtime.errors import GateError, InputError
 
-__all__ = ["Frames", "Int8Options", "Quantisation", "Track", "int8_model"]
+__all__ = ["Int8Options", "Quantisation", "Track", "int8_model"]
 
 _RANKED_ON = 4  # pictures
 _UNMASKED = 32  # pictures, of those that calibrated, whose maps are compared where no others are given
@@ -68,19 +68,6 @@ class Quantisation:
         return {name: value[name] for name in ("method", "rest", "layers", "kept", "accuracy")}
 
 
-class Frames:
-    """The calibration pictures as a model wants them, read anew each time they are gone through."""
-
-    def __init__(self, pictures: CalibrationSet, feed: Feed, track: Track) -> None:
-        self._pictures = pictures
-        self._feed = feed
-        self._track = track
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for picture in self._track(self._pictures.pictures, "measuring ranges"):
-            yield self._feed.fed(self._feed.frame(self._pictures.read(picture))[None])
-
-
 def int8_model(
     model: onnx.ModelProto,
     options: Int8Options,
@@ -114,17 +101,19 @@ def int8_model(
     layers = quantizable_layers(model)
     if not layers:
         raise InputError("the network has no convolution with constant weights, so there is nothing to quantise")
+    tensors = {layer.tensor for layer in layers} | {tensor for tensor, _ in skip_inputs(model).values()}
+    graph = hashlib.sha256(model.SerializeToString(deterministic=True))
+    graph.update("\0".join(sorted(tensors)).encode())
     source = RangeSource(
         pictures.picture_fingerprint,
         json.dumps(preprocessing, sort_keys=True),
         weights or "random",
-        hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest(),
+        graph.hexdigest(),
         options.ranges,
     )
-    tensors = {layer.tensor for layer in layers} | {tensor for tensor, _ in skip_inputs(model).values()}
     folder = options.calibration if options.calibration.is_dir() else options.calibration.parent
     cache = folder / f"ranges-{name}-{options.ranges}.json"
-    frames = Frames(pictures, feed, track)
+    frames = _Frames(pictures, feed, track)
     ranges = cached_ranges(cache, source, lambda: measure_ranges(model, frames, options.ranges, tensors), say)
     quantiser = _Quantiser(model, options, ranges, {layer.name: layer for layer in layers}, float32)
     if options.keep is None:
@@ -148,6 +137,19 @@ def int8_model(
         {layer.tensor: ranges[layer.tensor] for layer in layers if layer.name not in reasons},
     )
     return quantiser.made(kept), record
+
+
+class _Frames:
+    """The calibration pictures as a model wants them, read anew each time they are gone through."""
+
+    def __init__(self, pictures: CalibrationSet, feed: Feed, track: Track) -> None:
+        self._pictures = pictures
+        self._feed = feed
+        self._track = track
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for picture in self._track(self._pictures.pictures, "measuring ranges"):
+            yield self._feed.fed(self._feed.frame(self._pictures.read(picture))[None])
 
 
 @dataclass(frozen=True)
