@@ -183,6 +183,7 @@ def maps():
         yield np.zeros((40, 40), np.uint8), np.zeros((40, 40), np.uint8)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is started without it
     with Scorer(2) as scorer:
         list(scorer.measure(maps()))
 """
