@@ -111,8 +111,10 @@ def test_the_page_of_a_run_is_there_while_it_runs_and_tells_of_its_frames(
     assert json.loads(process.stdout.readline())["event"] == "started"
     (make_pictures("a.png") / "a.png").rename(watched / "a.png")
     assert json.loads(process.stdout.readline())["name"].endswith("a")
-    with urllib.request.urlopen(f"{url}state.json", timeout=WAIT_S) as answer:
-        state = json.load(answer)
+    state = {"sources": [{"frames": 0}]}
+    while state["sources"][0]["frames"] == 0:  # the page hears of a frame after the record; the killer ends the wait
+        with urllib.request.urlopen(f"{url}state.json", timeout=WAIT_S) as answer:
+            state = json.load(answer)
     assert (state["station"], state["sources"][0]["frames"]) == ("mill 3", 1)
     process.send_signal(signal.SIGTERM)
     rest = process.communicate(timeout=WAIT_S)[0].splitlines()
