@@ -7,10 +7,9 @@ from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-import jinja2
-
 from sdi.export.int8 import Quantisation
 from sdi.runtime.files import write_text
+from sdi.train.evaluation.page import render_page
 
 __all__ = ["int8_report_html", "report_paths", "write_int8_report"]
 
@@ -30,15 +29,9 @@ def write_int8_report(engine: Path, quantisation: Quantisation) -> Path:
 
 def int8_report_html(engine: str, quantisation: Quantisation) -> str:
     """The page as text: accuracy, layers that were kept, sensitivity and ranges as bars."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     value = quantisation.to_dict()
-    return environment.get_template("int8_report.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("int8_report.html.j2"),
         engine=engine,
         worst=max((item["error"] for item in value["sensitivity"]), default=0) or 1,
         widest=max(value["ranges"].values(), default=0) or 1,

@@ -40,7 +40,7 @@ class PlanHeader:
     version of the library in bytes 24-27. TensorRT's plans have magic and version at the same places.
     """
 
-    library: Library
+    made_by: Library
     version: tuple[int, ...]  # four numbers; all 0 where the plan does not say
     size: int | None  # of the whole plan, in bytes
 
@@ -78,7 +78,7 @@ def verify_plan(path: Path, header: PlanHeader, manifest: Manifest | None) -> No
     Raises:
         InputError: it is truncated, another network's, another library's, or damaged.
     """
-    mend = f"copy it again, or build it again: {rebuild_command(path, header.library)}"
+    mend = f"copy it again, or build it again: {rebuild_command(path, header.made_by)}"
     size = path.stat().st_size
     if size < HEADER_BYTES or (header.size is not None and size < header.size):
         whole = f", it should have {header.size}" if header.size else ""
@@ -86,9 +86,9 @@ def verify_plan(path: Path, header: PlanHeader, manifest: Manifest | None) -> No
     if manifest is None:
         return
     listed = library_of(manifest.target)
-    if listed is not header.library:
+    if listed is not header.made_by:
         raise InputError(
-            f"{path} is a {header.library.title} plan, its manifest is of target {manifest.target}; {mend}"
+            f"{path} is a {header.made_by.title} plan, its manifest is of target {manifest.target}; {mend}"
         )
     try:
         verify_file(path, manifest, mend)
@@ -117,10 +117,10 @@ def check_version(path: Path, header: PlanHeader, manifest: Manifest | None, trt
     # Source: TensorRT documentation, "Engine Compatibility": such a plan runs in later versions, one major on at most.
     if later and built < here and here[0] - built[0] <= 1:
         return
-    title = header.library.title
+    title = header.made_by.title
     raise DeviceError(
         f"{path} was built by {title} {_dotted(built)}, {title} {_dotted(here)} is installed; build it again: "
-        f"{rebuild_command(path, header.library)}"
+        f"{rebuild_command(path, header.made_by)}"
     )
 
 
@@ -137,8 +137,8 @@ def check_gpu(path: Path, header: PlanHeader, manifest: Manifest | None, name: s
     if manifest is None or not manifest.compute_capabilities or runs_on(manifest.compute_capabilities, capability):
         return
     built = ", ".join(manifest.compute_capabilities) + (f" ({manifest.gpu})" if manifest.gpu else "")
-    command = rebuild_command(path, header.library)
-    if header.library is TENSORRT_RTX:
+    command = rebuild_command(path, header.made_by)
+    if header.made_by is TENSORRT_RTX:
         known = "SM" + capability.replace(".", "") in trt.ComputeCapability.__members__
         command = f"{command} --compute-capability {capability}" if known else rebuild_command(path, TENSORRT)
     raise DeviceError(

@@ -36,9 +36,9 @@ class TensorRTEngine(Engine):
         self.path = path
         self.manifest = manifest
         self._header = header
-        title = header.library.title
+        title = header.made_by.title
         try:
-            self._trt = header.library.load()
+            self._trt = header.made_by.load()
         except DeviceError as error:
             raise DeviceError(f"{path} is a {title} plan: {error}; or run {path.with_suffix('.onnx')}") from error
         check_version(path, header, manifest, self._trt)
@@ -92,7 +92,7 @@ class TensorRTEngine(Engine):
     # -- once ---------------------------------------------------------------------------------------------------------
 
     def _deserialise(self) -> trt_types.ICudaEngine:
-        trt, title = self._trt, self._header.library.title
+        trt, title = self._trt, self._header.made_by.title
         runtime: trt_types.Runtime = trt.Runtime(self._journal.logger)
         built = self.manifest.build if self.manifest is not None else {}
         if built.get("version_compatible"):
@@ -110,13 +110,13 @@ class TensorRTEngine(Engine):
                     ]
                     raise DeviceError(
                         f"{title} refuses {self.path}: {', '.join(reasons) or self._journal.last_error()}; build it "
-                        f"again: {rebuild_command(self.path, self._header.library)}"
+                        f"again: {rebuild_command(self.path, self._header.made_by)}"
                     )
             engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise DeviceError(
                 f"{title} cannot load {self.path}: {self._journal.last_error()}; build it again: "
-                f"{rebuild_command(self.path, self._header.library)}"
+                f"{rebuild_command(self.path, self._header.made_by)}"
             )
         return engine
 
@@ -142,7 +142,7 @@ class TensorRTEngine(Engine):
         if self.manifest is not None and self.manifest.frame_hw != self.frame_hw:
             raise InputError(
                 f"{self.path} takes frames of {self.frame_hw}, its manifest says {self.manifest.frame_hw}; build it "
-                f"again: {rebuild_command(self.path, self._header.library)}"
+                f"again: {rebuild_command(self.path, self._header.made_by)}"
             )
         return planar
 

@@ -53,7 +53,7 @@ def _of_manifest(path: Path, header: PlanHeader | None, manifest: Manifest | Non
         yield fault_of(check, error)
         return
     if manifest is None:
-        make = rebuild_command(path, header.library) if header else "sdi-export --model NAME writes both"
+        make = rebuild_command(path, header.made_by) if header else "sdi-export --model NAME writes both"
         yield note(check, f"no {manifest_path(path).name}: nothing tells whether this is the right file", make)
         return
     weights = ", random weights: its maps mean nothing" if manifest.random_weights else ""
@@ -66,12 +66,12 @@ def _of_plan(path: Path, header: PlanHeader, manifest: Manifest | None, gpu: Cal
     built = ".".join(map(str, header.version[:3])) if any(header.version) else "a version it does not tell"
     check = f"{path.name}: library"
     try:
-        trt = header.library.load()
+        trt = header.made_by.load()
         check_version(path, header, manifest, trt)
     except SdiError as error:
         yield fault_of(check, error)
         return
-    yield ok(check, f"built by {header.library.title} {built}, {trt.__version__} is installed")
+    yield ok(check, f"built by {header.made_by.title} {built}, {trt.__version__} is installed")
     check = f"{path.name}: GPU"
     try:
         here = gpu()

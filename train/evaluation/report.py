@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -22,6 +21,7 @@ from sdi.runtime.images import read_image
 from sdi.train.data import read_truth
 from sdi.train.evaluation.evaluate import ALL, Case, CleanSteel, Evaluation, scores_of, thumbnail
 from sdi.train.evaluation.failure_classes import FAILURE_CLASSES
+from sdi.train.evaluation.page import render_page
 from sdi.train.evaluation.paper_tables import KINDS, is_papers_test_split, paper_rows
 from sdi.train.scores import SCORE_NAMES, mean_curves
 
@@ -61,17 +61,11 @@ def report_html(evaluations: Sequence[Evaluation], clean: CleanSteel | None, dat
         InputError: a picture or mask can no longer be read.
     """
     evaluation = evaluations[0]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ranked = evaluation.ranked()
     groups = evaluation.groups()
     shown = min(_SHOWN, max(1, len(ranked) // 2))  # no picture is among the best and the worst
-    return environment.get_template("report.html.j2").render(
+    return render_page(
+        Path(__file__).with_name("report.html.j2"),
         title=evaluation.label,
         detail=evaluation.detail,
         data=data,
