@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdi.runtime.defects import Region, find_regions
-    from sdi.runtime.engine import Engine, default_engine, open_engine
+    from sdi.runtime.engine import Engine, open_engine
     from sdi.runtime.errors import DeviceError, GateError, InputError, SdiError
     from sdi.runtime.images import read_image, write_image
     from sdi.runtime.manifest import Manifest, read_manifest
+    from sdi.runtime.shipped import default_engine
 
 _HOMES = {
     "DeviceError": "errors",
@@ -23,7 +24,7 @@ _HOMES = {
     "Manifest": "manifest",
     "Region": "defects",
     "SdiError": "errors",
-    "default_engine": "engine",
+    "default_engine": "shipped",
     "find_regions": "defects",
     "open_engine": "engine",
     "read_image": "images",

@@ -32,8 +32,13 @@ class SlowSinks(str, Enum):
 def run_command(
     engine: Annotated[
         Path | None,
-        typer.Option(help="Engine to run, e.g. model-fp16.onnx. Default: the small network that comes with sdi."),
+        typer.Option(
+            help="Engine to run: a file, e.g. model-fp16.onnx, or a name that --list shows. Default: its first."
+        ),
     ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Show the engines that come with sdi: scores, size, speed here.")
+    ] = False,
     source: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,6 +186,8 @@ def run_command(
 
     Examples:
 
+      sdi-run --list
+
       sdi-run --source demo --overlay out
 
       sdi-run --engine minet-fp16.onnx --source strip/ --masks maps --jsonl results.jsonl
@@ -193,6 +200,11 @@ def run_command(
 
       sdi-run --engine minet-fp16.onnx --camera 0 --alarm-frames 3 --http 127.0.0.1:8080 --keep-defects alarms
     """
+    if list_:
+        from sdi.runtime.engine_list import list_engines
+
+        list_engines(device, threads, json)
+        return
     specs = [
         *(source or []),
         *(_camera_spec(text) for text in camera or []),
@@ -207,11 +219,12 @@ def run_command(
 
     from sdi.runtime.defects import DefectRule
     from sdi.runtime.display import conclude, introduce, run_shown
-    from sdi.runtime.engine import default_engine, open_engine
+    from sdi.runtime.engine import open_engine
     from sdi.runtime.inspector import Inspector
     from sdi.runtime.loop import Loop
     from sdi.runtime.outputs import Outputs
     from sdi.runtime.roi import parse_roi
+    from sdi.runtime.shipped import default_engine
     from sdi.runtime.sources import LiveSettings, open_sources
 
     settings = LiveSettings(fps, _size_wh(size), fourcc, give_up, frozen_after)

@@ -17,16 +17,15 @@ import numpy as np
 
 from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.golden import golden_difference, golden_frame
-from sdi.runtime.images import resize_image
+from sdi.runtime.images import check_frame, resize_image
 from sdi.runtime.manifest import Manifest, read_manifest, verify_file
 from sdi.runtime.plan import HEADER_BYTES, PlanHeader, verify_plan
+from sdi.runtime.shipped import find_engine
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ENGINES_FOLDER", "Engine", "default_engine", "open_engine"]
-
-ENGINES_FOLDER = Path(__file__).parent / "engines"
+__all__ = ["Engine", "open_engine"]
 
 
 class Engine(abc.ABC):
@@ -68,8 +67,7 @@ class Engine(abc.ABC):
             InputError: the frame has another type or shape.
             DeviceError: the execution failed, or gave a map of another size.
         """
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-            raise InputError(f"frame must be (H, W, 3) uint8 BGR, got {frame.shape} {frame.dtype}")
+        check_frame(frame)
         size_hw = (frame.shape[0], frame.shape[1])
         fitted = np.ascontiguousarray(resize_image(frame, self.frame_hw or size_hw))[None]
         if self.batch not in (None, 1):
@@ -114,11 +112,6 @@ class Engine(abc.ABC):
         self.close()
 
 
-def default_engine() -> Path:
-    """The small network that the package ships."""
-    return ENGINES_FOLDER / "minet-fp32.onnx"
-
-
 def open_engine(path: Path | str, device: str = "auto", threads: int | None = None) -> Engine:
     """Load an engine; what the file is, not its name, picks the backend.
 
@@ -126,13 +119,14 @@ def open_engine(path: Path | str, device: str = "auto", threads: int | None = No
     (`engine.manifest is None`), a contradicted one is an error.
 
     Args:
+        path: a file, or the name of an engine that comes with sdi.
         device: "auto" (a GPU where ONNX Runtime has one, else the CPU; for a plan a GPU), "cpu" or "cuda".
         threads: CPU threads; None uses one per core.
     Raises:
         InputError: no such file, a folder, empty, truncated, damaged, not an engine, or one without our face.
         DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
-    path = Path(path)
+    path = find_engine(path)
     head = _head(path)
     header = PlanHeader.of(head)
     if header is not None:
@@ -165,7 +159,9 @@ def _head(path: Path) -> bytes:
             with path.open("rb") as file:
                 head = file.read(HEADER_BYTES)
     except OSError as error:
-        raise InputError(f"cannot read engine {path}: {error.strerror}; make one with sdi-export") from error
+        raise InputError(
+            f"cannot read engine {path}: {error.strerror}; make one with sdi-export, or see sdi-run --list"
+        ) from error
     if size == 0:
         raise InputError(f"engine {path} is empty (0 bytes); copy it again or make it again with sdi-export")
     if path.suffix == ".json":

@@ -12,7 +12,7 @@ import numpy as np
 
 from sdi.runtime.errors import InputError
 
-__all__ = ["Augmentation", "augment"]
+__all__ = ["Augmentation", "augment", "paste_window"]
 
 _SHARES = ("gain", "contrast", "saturation", "salt_pepper")
 
@@ -73,6 +73,22 @@ def augment(
         image[noise < share / 2] = 0
         image[noise > 1 - share / 2] = 255
     return np.ascontiguousarray(image), np.where(mask >= 128, np.uint8(255), np.uint8(0))
+
+
+def paste_window(
+    image: np.ndarray, mask: np.ndarray, donor: np.ndarray, donor_mask: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Put a window of the donor, a quarter to three quarters of each side, at the same place of the picture.
+
+    Args:
+        image, donor: (H, W, 3) uint8 of the same size. `image` is modified.
+        mask, donor_mask: (H, W) uint8. `mask` is modified.
+    Source: Yun et al., CutMix, ICCV 2019; for dense prediction, where each pixel keeps its own label.
+    """
+    part = tuple(max(1, round(rng.uniform(0.25, 0.75) * side)) for side in mask.shape)
+    window = _window(mask.shape, part, rng)
+    image[window] = donor[window]
+    mask[window] = donor_mask[window]
 
 
 def _moved(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdi.runtime.errors import InputError
-from sdi.train.augment import augment
+from sdi.train.augment import augment, paste_window
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Sample
 from sdi.train.recipe import Recipe
@@ -83,13 +83,23 @@ class Batches:
         drawn = []
         for i in indices:
             rng = np.random.default_rng([recipe.seed, epoch, int(i)])
-            sample = self.samples[i]
-            if self._clean is not None and rng.random() < recipe.clean:
-                sample = self._clean.draw(rng)
-            drawn.append(augment(sample.image, sample.mask, size_hw, recipe.augmentation, rng, crop_hw))
+            image, mask = self._picture(int(i), size_hw, crop_hw, rng)
+            if recipe.paste and rng.random() < recipe.paste:
+                donor = self._picture(int(rng.integers(len(self.samples))), size_hw, crop_hw, rng)
+                paste_window(image, mask, *donor, rng)
+            drawn.append((image, mask))
         seed = np.random.SeedSequence([recipe.seed, epoch, start]).generate_state(1, np.uint64)
         return Share(
             torch.from_numpy(np.stack([image for image, _ in drawn])),
             torch.from_numpy(np.stack([mask for _, mask in drawn]))[:, None].float() / 255,
             int(seed[0] >> np.uint64(1)),
         )
+
+    def _picture(
+        self, i: int, size_hw: tuple[int, int], crop_hw: tuple[int, int] | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A variant of sample i, or defect-free steel in its place."""
+        recipe, sample = self.recipe, self.samples[i]
+        if self._clean is not None and rng.random() < recipe.clean:
+            sample = self._clean.draw(rng)
+        return augment(sample.image, sample.mask, size_hw, recipe.augmentation, rng, crop_hw)

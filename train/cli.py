@@ -163,6 +163,7 @@ def train_command(
 
       sdi-train --model tsernet-xs --recipe quick --images steel/images --masks steel/masks --set ema=0.999
     """
+    from sdi.train.allocator import keep_freed_memory
     from sdi.train.checkpoint import load_checkpoint
     from sdi.train.devices import one_voice, open_fabric
     from sdi.train.models import known_models, model_spec
@@ -213,6 +214,8 @@ def train_command(
     start = _start(model, init) if init else None
     splits = choose_splits(place, chosen.validation, chosen.seed)
     fabric = open_fabric(device, devices, chosen.precision)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     spec = model_spec(model)
     if fabric.device.type == "cpu" and before is None and recipe is None and not spec.trains_on_cpu:
         log.print("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")

@@ -152,7 +152,12 @@ def tsernet_lite_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:
 
 
 def _gaussian_blur(x: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:
-    """Separable, so 22 multiplications a pixel instead of 121; zero padding keeps the size."""
+    """Separable, so 22 multiplications a pixel instead of 121; zero padding keeps the size.
+
+    A convolution of each channel alone is several times as fast on a CPU, its gradient above all, where channels lie
+    last in memory.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
     offset = torch.arange(size, dtype=x.dtype, device=x.device) - size // 2
     window = torch.exp(-(offset**2) / (2 * sigma**2))
     window = (window / window.sum()).expand(x.shape[1], 1, 1, size)

@@ -46,13 +46,14 @@ def build_optimiser(network: SaliencyNetwork, recipe: Recipe) -> tuple[Optimizer
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """Of one step out of `steps`: a pure function, so resuming cannot shift it.
 
-    Linear warm-up, then half a cosine to zero, (1 - t) ** power, or nothing more.
+    Linear warm-up, then half a cosine to the floor, (1 - t) ** power, or nothing more.
     """
     warmup = max(1, round(recipe.warmup * steps)) if recipe.warmup else 0
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
     if recipe.schedule == "cosine":
-        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1)))
+        falling = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup + 1)))
+        return recipe.learning_rate * (recipe.floor + (1 - recipe.floor) * falling)
     if recipe.schedule == "poly":
         return recipe.learning_rate * (1 - (step - warmup) / max(1, steps - warmup)) ** recipe.power
     return recipe.learning_rate

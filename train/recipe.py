@@ -13,7 +13,7 @@ from sdi.train.augment import Augmentation
 __all__ = ["Recipe", "parse_settings", "recipe_fields"]
 
 _POSITIVE = ("learning_rate", "batch_size", "accumulate", "evaluate_every", "epochs", "steps", "eps", "power")
-_SHARES = ("warmup", "ema", "momentum", "early", "clean")  # 0 included, 1 not
+_SHARES = ("warmup", "ema", "momentum", "early", "floor", "paste", "clean")  # 0 included, 1 not
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,13 @@ class Recipe:
     schedule: Literal["cosine", "poly", "constant"] = "cosine"  # after the warm-up
     warmup: float = 0.05  # share of all steps, linear
     power: float = 0.9  # poly's
+    floor: float = 0.0  # share of the learning rate that the cosine ends at; some, for averaged weights to differ
 
     seed: int = 0
     validation: str = "0.1"  # what chooses best.pt: a share of the training pictures, "test" or "none"
     evaluate_every: int = 5  # epochs
     augmentation: Augmentation = field(default_factory=Augmentation)
+    paste: float = 0.0  # share of the pictures that get a window of another one, with its mask (CutMix)
     clean: float = 0.0  # share of the pictures that are defect-free: background of the others, and synthetic strip
 
     def __post_init__(self) -> None:

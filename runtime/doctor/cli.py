@@ -26,7 +26,7 @@ def doctor_command(
         list[Path] | None,
         typer.Argument(
             metavar="ENGINE",
-            help="Engines that are to run here: ONNX files or plans. Default: the one that comes with sdi.",
+            help="Engines that are to run here: ONNX files, plans, or names that sdi-run --list shows.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,10 @@ def doctor_command(
 
       sdi-doctor --json > machine.json
     """
-    for path in engines or []:
+    from sdi.runtime.shipped import default_engine, find_engine
+
+    paths = [find_engine(path) for path in engines or []]
+    for path in paths:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is not a file"
             raise InputError(f"{path} {what}; give an engine, e.g. minet-fp32.onnx")
@@ -58,7 +61,7 @@ def doctor_command(
 
     with log.status("looking at this machine"):
         findings = examine_machine(probe_machine())
-        for path in engines or [_shipped()]:
+        for path in paths or [default_engine()]:
             findings += examine_engine(path, _gpu)
     faults = sum(finding.status == "fault" for finding in findings)
     if json:
@@ -68,11 +71,6 @@ def doctor_command(
         log.print(f"{faults} {'fault' if faults == 1 else 'faults'}", style="bold red" if faults else "green")
     if faults:
         raise typer.Exit(1)
-
-
-def _shipped() -> Path:
-    # Not from `engine`, which needs OpenCV: the doctor is for machines that lack it.
-    return Path(__file__).parents[1] / "engines" / "minet-fp32.onnx"
 
 
 def _gpu() -> Gpu:

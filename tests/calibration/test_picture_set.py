@@ -9,10 +9,10 @@ import pytest
 
 from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.selection import choose_calibration_set
-from sdi.runtime.engine import default_engine
 from sdi.runtime.errors import InputError
 from sdi.runtime.images import write_image
 from sdi.runtime.manifest import read_manifest
+from sdi.runtime.shipped import default_engine
 from sdi.runtime.strip import DEFECTS, draw_strip
 from support import command
 

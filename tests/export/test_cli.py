@@ -7,10 +7,10 @@ import os
 import pytest
 
 from sdi.export.checkpoint_choice import choose_checkpoint
-from sdi.runtime.engine import default_engine
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import sha256_of
 from sdi.runtime.manifest import read_manifest
+from sdi.runtime.shipped import default_engine
 from sdi.train.checkpoint import save_checkpoint, shipped_checkpoint
 from support import command, lively_checkpoint
 

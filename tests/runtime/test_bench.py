@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdi.runtime.bench import latency_figures, time_calls
-from sdi.runtime.engine import default_engine
+from sdi.runtime.shipped import default_engine
 
 
 def _bench(*options: str) -> subprocess.CompletedProcess[str]:

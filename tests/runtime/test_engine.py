@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdi.runtime.engine import default_engine, open_engine
+from sdi.runtime.engine import open_engine
 from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.shipped import default_engine
 
 MakeEngine = Callable[..., Path]
 Picture = Callable[..., np.ndarray]

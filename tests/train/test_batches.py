@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sdi.runtime.errors import InputError
+from sdi.train.augment import Augmentation
 from sdi.train.batches import Batches
 from sdi.train.data import Sample
 from sdi.train.recipe import Recipe
@@ -85,3 +86,25 @@ def test_a_share_of_the_pictures_is_clean() -> None:
 
     assert clean(whole) == 0
     assert 60 <= clean(replace(whole, clean=0.4)) <= 100  # of 200; five standard deviations are 35
+
+
+def test_a_share_of_the_pictures_gets_a_window_of_another() -> None:
+    """One picture is all 10 without a defect, the other all 200 and all defect: the two say who pasted what."""
+    plain = [
+        Sample(f"In_{i}", np.full((64, 64, 3), level, np.uint8), np.full((64, 64), level // 200 * 255, np.uint8))
+        for i, level in enumerate((10, 200) * 4)
+    ]
+    still = Augmentation(flips=False, min_crop=1.0, gain=0.0, offset=0.0, salt_pepper=0.0)
+    whole = replace(RECIPE, input_hw=(32, 32), crop_hw=None, batch_size=8, augmentation=still)
+
+    def mixed(recipe: Recipe) -> list[float]:
+        shares = [share for epoch in range(25) for (share,) in Batches(plain, recipe).epoch(epoch, 0)]
+        for share in shares:
+            assert torch.equal(share.frames[..., 0] == 200, share.masks[:, 0] == 1), "the mask moves with its picture"
+        of = torch.cat([share.masks.mean(dim=(1, 2, 3)) for share in shares])
+        return [float(min(part, 1 - part)) for part in of if 0 < part < 1]
+
+    assert mixed(whole) == []
+    parts = mixed(replace(whole, paste=0.5))
+    assert 30 <= len(parts) <= 72  # half of 200 get one, 4 in 7 of those of the other kind or its like
+    assert all(1 / 16 <= part <= 1 / 2 for part in parts)

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.engine import default_engine
 from sdi.runtime.images import read_gray, write_image
+from sdi.runtime.shipped import default_engine
 from sdi.runtime.strip import DEFECTS, draw_strip
 from sdi.train.eval_cli import main
 
@@ -59,6 +59,40 @@ def test_scores_all_and_each_class(run_command: Run, steel: Path) -> None:
             assert (row["maxF"], row["MAE"]) == (pytest.approx(1), 0)
     assert [len(result["curves"][name]) for name in ("precision", "recall", "F")] == [256] * 3
     assert (result["clean"], result["compared"], result["files"]) == (None, {}, [])
+
+
+@pytest.mark.parametrize("source", ["--engine", "--checkpoint"])
+def test_flips_score_the_mean_of_turned_maps(run_command: Run, tmp_path: Path, source: str) -> None:
+    """The oracle asks for each turned picture by itself and turns the answers back with OpenCV."""
+    turns = (None, cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)
+    back = (None, turns[3], turns[2], turns[1])
+
+    def keep(folder: str, name: str, image: np.ndarray) -> None:
+        for part, pixels in (("images", image), ("masks", np.zeros(image.shape[:2], np.uint8))):
+            (tmp_path / folder / part).mkdir(exist_ok=True, parents=True)
+            write_image(tmp_path / folder / part / f"{name}.png", pixels)
+
+    ways = {"square": [(turn, flip) for turn in range(4) for flip in (0, 1)]}
+    ways["wide"] = [(turn, flip) for turn, flip in ways["square"] if turn in (0, 2)]
+    for name, size_hw in (("square", (96, 96)), ("wide", (64, 96))):
+        image = draw_strip("scratch", 1, size_hw)[0]
+        keep("few", name, image)
+        for turn, flip in ways[name]:
+            shown = cv2.flip(image, 1) if flip else image
+            keep("turned", f"{name}-{turn}-{flip}", cv2.rotate(shown, turns[turn]) if turn else shown)
+    network = default_engine() if source == "--engine" else SHIPPED
+    for folder, flips in (("turned", ()), ("few", ("--flips",))):
+        given = data_of(tmp_path / folder)
+        scores_of(run_command, source, network, *given, "--batch", 3, "--save-maps", tmp_path / folder / "maps", *flips)
+    for name, of in ways.items():
+        answers = []
+        for turn, flip in of:
+            answer = read_gray(tmp_path / "turned" / "maps" / f"{name}-{turn}-{flip}.png")
+            answer = cv2.rotate(answer, back[turn]) if turn else answer
+            answers.append(cv2.flip(answer, 1) if flip else answer)
+        wanted = np.mean(answers, axis=0)
+        assert np.abs(read_gray(tmp_path / "few" / "maps" / f"{name}.png") - wanted).max() <= 0.5
+        assert np.std(answers, axis=0).max() > 5, "a network that turns with its picture would prove nothing"
 
 
 def test_table_names_the_measures(run_command: Run, steel: Path) -> None:

@@ -35,6 +35,13 @@ def test_cosine_rises_over_the_warm_up_and_falls_to_nearly_zero() -> None:
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
+def test_the_cosine_may_end_above_zero() -> None:
+    rates = [learning_rate(replace(QUICK, warmup=0.1, floor=0.2), step, 100) for step in range(100)]
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-4)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
 def test_poly_and_constant() -> None:
     """Values of 1e-3 (1 - t / 100) ** 0.9, worked by hand."""
     poly = [learning_rate(CSEPNET_PAPER, step, 100) for step in (0, 50, 75, 99)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
     from sdi.train.face import Face
 
-__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "compared_maps"]
+__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "compared_maps"]
+
+
+Item = TypeVar("Item")
 
 
 class MapSource(abc.ABC):
@@ -100,19 +103,59 @@ class FolderMaps(MapSource):
         return f"map {self._files[picture.stem]}"
 
 
-class EngineMaps(MapSource):
+class NetworkMaps(MapSource):
+    """What a network answers.
+
+    Attributes:
+        batch: pictures asked of it at once.
+        flips: answer with the mean map of the picture's turns and flips: all eight of a square one, which has the same
+            size however it is turned, and the four flips of others.
+    """
+
+    batch: int
+    flips: bool
+
+    @abc.abstractmethod
+    def predict(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        """Maps of at most `batch` pictures, (H, W, 3) uint8 BGR each; see `maps`."""
+
+    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+        for chunk in _chunks(pictures, self.batch):
+            images = [read_image(path) for path in chunk]
+            if self.flips:
+                yield from (self._mean_of_flips(image) for image in images)
+            else:
+                yield from self.predict(images)
+
+    def _mean_of_flips(self, image: np.ndarray) -> np.ndarray:
+        turns = (0, 1, 2, 3) if image.shape[0] == image.shape[1] else (0, 2)
+        ways = [(turn, flipped) for turn in turns for flipped in (False, True)]
+        variants = [np.rot90(image[:, ::-1] if flipped else image, turn) for turn, flipped in ways]
+        total = np.zeros(image.shape[:2])
+        for chunk in _chunks(list(zip(ways, variants, strict=True)), self.batch):
+            answers = self.predict([np.ascontiguousarray(variant) for _, variant in chunk])
+            for ((turn, flipped), _), answer in zip(chunk, answers, strict=True):
+                back = np.rot90(answer, -turn)
+                total += back[:, ::-1] if flipped else back
+        return np.rint(total / len(ways)).astype(np.uint8)
+
+
+class EngineMaps(NetworkMaps):
     """What an engine answers, at its own input size; needs no torch.
 
     Its golden picture is checked first.
 
     Args:
         batch: pictures a call where the engine leaves that open.
+        flips: see `NetworkMaps`.
 
     Raises:
         InputError, DeviceError: see `open_engine` and `Engine.self_test`.
     """
 
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8) -> None:
+    def __init__(
+        self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8, flips: bool = False
+    ) -> None:
         self._engine: Engine = open_engine(path, device, threads)
         try:
             self._engine.self_test()
@@ -128,35 +171,38 @@ class EngineMaps(MapSource):
             if manifest.random_weights:
                 warn("this engine has random weights: its scores mean nothing")
         # Pictures of different sizes share a batch only once they are resized to the engine's.
-        self._batch = self._engine.batch or (batch if self._engine.frame_hw else 1)
+        self.batch, self.flips = self._engine.batch or (batch if self._engine.frame_hw else 1), flips
 
-    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
-        for chunk in _chunks(pictures, self._batch):
-            images = [read_image(path) for path in chunk]
-            frames = [resize_image(image, self._engine.frame_hw or _size_hw(image)) for image in images]
-            if self._engine.batch:
-                frames += frames[-1:] * (self._engine.batch - len(frames))  # the last batch is filled up with copies
-            answers = self._engine.execute(np.stack(frames))
-            if answers.shape != (len(frames), *frames[0].shape[:2]):
-                raise DeviceError(
-                    f"{self._engine.path.name} answered {answers.shape} to {len(frames)} frames of "
-                    f"{frames[0].shape}; export it again"
-                )
-            yield from (resize_image(answer, _size_hw(image)) for answer, image in zip(answers, images, strict=False))
+    def predict(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        frames = [resize_image(image, self._engine.frame_hw or _size_hw(image)) for image in images]
+        if self._engine.batch:
+            frames += frames[-1:] * (self._engine.batch - len(frames))  # the last batch is filled up with copies
+        answers = self._engine.execute(np.stack(frames))
+        if answers.shape != (len(frames), *frames[0].shape[:2]):
+            raise DeviceError(
+                f"{self._engine.path.name} answered {answers.shape} to {len(frames)} frames of "
+                f"{frames[0].shape}; export it again"
+            )
+        yield from (resize_image(answer, _size_hw(image)) for answer, image in zip(answers, images, strict=False))
 
     def close(self) -> None:
         self._engine.close()
 
 
-class CheckpointMaps(MapSource):
+class CheckpointMaps(NetworkMaps):
     """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at.
+
+    Args:
+        flips: see `NetworkMaps`.
 
     Raises:
         InputError: see `load_checkpoint` and `load_network`; or an unknown device.
         DeviceError: no CUDA here.
     """
 
-    def __init__(self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8) -> None:
+    def __init__(
+        self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8, flips: bool = False
+    ) -> None:
         import torch
 
         from sdi.train.checkpoint import load_checkpoint, load_network
@@ -171,20 +217,19 @@ class CheckpointMaps(MapSource):
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
         self._face: Face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw).to(where)
-        self._batch = batch
+        self.batch, self.flips = batch, flips
         self.label = checkpoint.model
         self.detail = f"checkpoint {path} in PyTorch {torch.__version__} on {where}"
 
-    def maps(self, pictures: Sequence[Path]) -> Iterator[np.ndarray]:
+    def predict(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         import torch
 
         from sdi.train.scores import predict_images
 
-        for chunk in _chunks(pictures, self._batch):
-            try:
-                yield from predict_images(self._face, [read_image(path) for path in chunk], self._batch)
-            except torch.OutOfMemoryError as error:
-                raise DeviceError(f"{self.label} needs more GPU memory than is free; use a smaller --batch") from error
+        try:
+            yield from predict_images(self._face, images, self.batch)
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(f"{self.label} needs more GPU memory than is free; use a smaller --batch") from error
 
 
 def compared_maps(compare: Iterable[str]) -> list[FolderMaps]:
@@ -205,8 +250,8 @@ def compared_maps(compare: Iterable[str]) -> list[FolderMaps]:
     return list(found.values())
 
 
-def _chunks(pictures: Sequence[Path], size: int) -> Iterator[list[Path]]:
-    rest = iter(pictures)
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
 

@@ -1,0 +1,70 @@
+"""The engines that come with sdi."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdi.runtime.engine import open_engine
+from sdi.runtime.manifest import read_manifest
+from sdi.runtime.shipped import ShippedEngine, default_engine, find_engine, shipped_engines
+
+ENGINES = pytest.mark.parametrize("shipped", shipped_engines(), ids=lambda shipped: shipped.name)
+
+
+@ENGINES
+def test_each_is_whole_and_trained(shipped: ShippedEngine) -> None:
+    with open_engine(shipped.name, "cpu") as engine:
+        assert engine.manifest is not None
+        assert not engine.manifest.random_weights
+        engine.self_test()
+
+
+def test_names_are_different_and_the_package_stays_small() -> None:
+    names = [shipped.name for shipped in shipped_engines()]
+    assert len(set(names)) == len(names)
+    assert default_engine() == shipped_engines()[0].path
+    root = Path(__file__).parents[2]
+    data = [*(root / "runtime" / "engines").iterdir(), *(root / "train" / "weights").iterdir()]
+    assert sum(path.stat().st_size for path in data) < 15e6
+    listed = {shipped.path.name for shipped in shipped_engines()}
+    assert {path.name for path in data if path.suffix == ".onnx"} == listed, "no engine that no name leads to"
+
+
+def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_engine("minet").name == "minet-fp32.onnx"
+    Path("minet").write_bytes(b"mine")
+    assert find_engine("minet") == Path("minet")
+    assert find_engine("no-such") == Path("no-such")
+
+
+def test_the_list_shows_scores_size_and_speed() -> None:
+    program = [sys.executable, "-c", "from sdi.runtime.cli import main; main()", "--list", "--threads", "1"]
+    table = subprocess.run(program, capture_output=True, text=True, check=True, env=None).stdout
+    rows = json.loads(subprocess.run([*program, "--json"], capture_output=True, text=True, check=True).stdout)[
+        "engines"
+    ]
+    assert [row["name"] for row in rows] == [shipped.name for shipped in shipped_engines()]
+    for row, shipped in zip(rows, shipped_engines(), strict=True):
+        manifest = read_manifest(shipped.path)
+        assert manifest is not None
+        assert (row["bytes"], row["precision"]) == (shipped.path.stat().st_size, manifest.precision)
+        assert row["ms"] > 0
+        assert row["name"] in table
+        assert f"{row['scores']['S']:.4f}"[1:] in table
+
+
+@pytest.mark.slow
+@ENGINES
+def test_scores_are_those_of_the_test_pictures(shipped: ShippedEngine, steel_data: Path) -> None:
+    program = "from sdi.train.eval_cli import main; main()"
+    given = ["--engine", shipped.name, "--data", steel_data, "--json", "--workers", "1"]
+    done = subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=True)
+    measured = json.loads(done.stdout)["scores"]["all"]
+    assert measured["pictures"] == 360
+    assert {name: measured[name] for name in shipped.scores} == pytest.approx(shipped.scores, abs=6e-5)
