@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.errors import InputError, some_of
 from sdi.runtime.files import sha256_of
 from sdi.train.checkpoint import Checkpoint, read_torch_file
 from sdi.train.models import build_model, model_spec
@@ -22,7 +22,6 @@ from sdi.train.preprocess import GRAY_STEEL, IMAGENET, Preprocessing
 
 __all__ = ["checkpoint_from_authors", "published_models", "read_state_dict", "weights_from_authors"]
 
-_NAMED_KEYS = 5  # an error names this many keys and counts the rest
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys that training programs put a state dict under
 
 
@@ -279,10 +278,7 @@ def weights_from_authors(published: Mapping[str, Tensor], model: str, source: st
             weights[name] = (torch.cat(parts) if shape else parts[0]).reshape(own[name].shape)
     problems += [f"extra {key}" for key in published if key not in used and not re.fullmatch(spec.dead, key)]
     if problems:
-        rest = f" and {len(problems) - _NAMED_KEYS} more" if len(problems) > _NAMED_KEYS else ""
-        raise InputError(
-            f"{source} is not the published checkpoint of {model}: {'; '.join(problems[:_NAMED_KEYS])}{rest}"
-        )
+        raise InputError(f"{source} is not the published checkpoint of {model}: {some_of(problems, '; ')}")
     return weights
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.errors import InputError, some_of
 from sdi.runtime.files import atomic_path
 from sdi.train.models import SaliencyNetwork, build_model, known_models, model_names, model_spec
 from sdi.train.preprocess import Preprocessing
@@ -133,8 +133,7 @@ def load_network(checkpoint: Checkpoint) -> SaliencyNetwork:
         elif tensor.shape != own[name].shape:
             problems.append(f"{name} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
     if problems:
-        rest = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise InputError(f"the weights do not fit {checkpoint.model}: {'; '.join(problems[:5])}{rest}")
+        raise InputError(f"the weights do not fit {checkpoint.model}: {some_of(problems, '; ')}")
     network.load_state_dict(checkpoint.weights, assign=True)
     return network.eval()
 

@@ -156,8 +156,8 @@ def test_weights_that_do_not_fit_are_named(checkpoint: Checkpoint) -> None:
 
 def test_many_misfits_are_counted(checkpoint: Checkpoint) -> None:
     text = error_of(load_network, replace(checkpoint, weights={}))
-    assert text.count("missing") == 5
-    assert text.endswith(f"and {len(checkpoint.weights) - 5} more")
+    assert text.count("missing") == 8
+    assert text.endswith(f"; and {len(checkpoint.weights) - 8} more")
 
 
 def test_a_failing_save_leaves_the_old_file(saved: Path, checkpoint: Checkpoint) -> None:
