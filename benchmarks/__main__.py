@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.report import load_average, machine, markdown
+from benchmarks.report import circumstances, load_average, machine, markdown, rewritten
 from benchmarks.timing import hold_cores
 from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.errors import InputError
@@ -36,6 +36,7 @@ def bench_command(
             help=f"Run this one alone (may be repeated): {', '.join((*_BENCHMARKS, *_ON_REQUEST))}. Rewrites nothing."
         ),
     ] = None,
+    write: Annotated[bool, typer.Option("--write", help="With --only: rewrite its part of the document.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the figures of every round as JSON.")] = False,
 ) -> None:
     """Measure the speed bounds and rewrite docs/benchmarks.md. Exits with 1 when a bound is not kept."""
@@ -51,14 +52,15 @@ def bench_command(
     warnings.filterwarnings("ignore")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     tables = _run(names, cores)
-    facts = machine(cores, all_cores, load)
-    text = markdown(tables, facts)
+    facts, measured = machine(cores, all_cores), circumstances(load)
+    text = markdown(tables, facts, measured)
     if json:
-        print_json({"machine": facts, "tables": [table.to_dict() for table in tables]})
+        print_json({"machine": facts, "measured": measured, "tables": [table.to_dict() for table in tables]})
     else:
         out.print(text)
-    if only is None:
-        write_text(_DOCUMENT, text)
+    if only is None or write:
+        document = text if only is None else rewritten(_DOCUMENT.read_text(encoding="utf-8"), tables, measured)
+        write_text(_DOCUMENT, document)
         log.print(f"wrote {_DOCUMENT.name}")
     failed = [row.what for table in tables for row in table.rows if row.passed is False]
     for what in failed:

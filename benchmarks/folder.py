@@ -22,7 +22,7 @@ from sdi.runtime.sources.images import ImageSource
 __all__ = ["run"]
 
 _PICTURES = 300
-_ROUNDS = 9
+_ROUNDS = 5
 
 
 def run(bench: Workbench) -> Table:

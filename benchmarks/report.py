@@ -4,40 +4,53 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.rows import Row, Table
 
-__all__ = ["load_average", "machine", "markdown"]
+__all__ = ["circumstances", "load_average", "machine", "markdown", "rewritten"]
 
 _LIBRARIES = ("sdi", "torch", "onnxruntime", "onnx", "numpy", "opencv-python-headless", "opencv-python")
 _QUIET = 0.5  # load average up to which nothing else is worth mention
 
 
-def machine(cores_used: int, cores: int, load: float | None) -> dict[str, str]:
-    """The machine in words.
-
-    Args:
-        load: load average before the run; what else runs disturbs the figures.
-    """
-    facts = {
+def machine(cores_used: int, cores: int) -> dict[str, str]:
+    """The machine in words."""
+    return {
         "CPU": _cpu(),
         "cores": f"{cores_used} used of {cores}",
         "system": f"{_system()}, {platform.machine()}",
         "Python": platform.python_version(),
         "libraries": ", ".join(f"{name} {v}" for name in _LIBRARIES if (v := _version(name))),
-        "measured": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
-    if load is not None:
-        disturbed = " **(other work was running: measure again on a quiet machine)**" if load > _QUIET else ""
-        facts["load before the run"] = f"{load:.1f}{disturbed}"
-    return facts
 
 
-def markdown(tables: list[Table], facts: dict[str, str]) -> str:
-    """The whole document."""
+def circumstances(load: float | None) -> str:
+    """When figures were measured, and beside what.
+
+    Args:
+        load: load average before the run; what else runs disturbs the figures.
+    """
+    text = f"Measured {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    if load is None:
+        return text
+    text += f", load before the run {load:.1f}"
+    if load <= _QUIET:
+        return text
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        return f"{text}: other work was running and gave way, since this ran at real-time priority (`chrt -r 1`)"
+    return f"{text}: **other work was running; measure again on a quiet machine**"
+
+
+def markdown(tables: list[Table], facts: dict[str, str], measured: str) -> str:
+    """The whole document.
+
+    Args:
+        measured: see `circumstances`.
+    """
     lines = [
         "# Benchmarks",
         "",
@@ -47,11 +60,31 @@ def markdown(tables: list[Table], facts: dict[str, str]) -> str:
         "",
         *(f"- {name}: {fact}" for name, fact in facts.items()),
     ]
+    return "\n".join(lines) + "\n" + "".join(f"\n{_section(table, measured)}" for table in tables)
+
+
+def rewritten(document: str, tables: list[Table], measured: str) -> str:
+    """`document` with these tables in the place of older ones of their names, or at its end."""
     for table in tables:
-        lines += ["", f"## {table.title}", "", "| what | measured | quartiles | bound | pass |"]
-        lines += ["| --- | ---: | ---: | ---: | --- |", *(_line(row) for row in table.rows)]
-        lines += ["", table.notes, "", f"`python -m benchmarks --only {table.name}`"]
+        section = _section(table, measured)
+        # From its heading, the last one before its command, to that command.
+        old = re.compile(rf"^## (?:(?!^## ).)*?^`{re.escape(_command(table))}`\n", re.DOTALL | re.MULTILINE)
+        if old.search(document):
+            document = old.sub(lambda _, section=section: section, document)
+        else:
+            document += f"\n{section}"
+    return document
+
+
+def _section(table: Table, measured: str) -> str:
+    lines = [f"## {table.title}", "", "| what | measured | quartiles | bound | pass |"]
+    lines += ["| --- | ---: | ---: | ---: | --- |", *(_line(row) for row in table.rows)]
+    lines += ["", table.notes, "", f"{measured}.", "", f"`{_command(table)}`"]
     return "\n".join(lines) + "\n"
+
+
+def _command(table: Table) -> str:
+    return f"python -m benchmarks --only {table.name}"
 
 
 def _line(row: Row) -> str:

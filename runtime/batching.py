@@ -9,7 +9,7 @@ import numpy as np
 
 from sdi.runtime.engine import Engine
 from sdi.runtime.errors import DeviceError
-from sdi.runtime.images import resize_image
+from sdi.runtime.images import check_frame, resize_image
 
 __all__ = ["Batcher"]
 
@@ -31,12 +31,14 @@ class Batcher:
         """Saliency of each image, (H, W) uint8, at its own size; new arrays. At most `largest` images.
 
         Raises:
+            InputError: an image has another type or shape.
             DeviceError: the execution failed, or gave maps of another size.
         """
         if len(images) == 1:
             return [self._engine(images[0])]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, image in enumerate(images):
+            check_frame(image)
             groups[self._engine.frame_hw or (image.shape[0], image.shape[1])].append(position)
         answers: list[np.ndarray] = [np.empty(0)] * len(images)
         for (height, width), positions in groups.items():

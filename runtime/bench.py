@@ -1,4 +1,4 @@
-"""How fast engines are on this machine: the engine alone, the whole loop, the start, the memory."""
+"""How fast engines are on this machine: alone, on the device, at the start, and their memory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import platform
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -17,25 +17,25 @@ from typing import Any
 
 import numpy as np
 
+from sdi.runtime.doctor.gpu_state import GpuState, read_gpu_state
 from sdi.runtime.engine import Engine
 from sdi.runtime.errors import DeviceError
-from sdi.runtime.frame import Event, Frame, Skipped
 from sdi.runtime.images import resize_image
-from sdi.runtime.loop import Loop
-from sdi.runtime.sources import Source
 from sdi.runtime.strip import DEFECTS, draw_strip
 
 __all__ = [
     "describe_machine",
+    "device_figures",
     "latency_figures",
-    "measure_loop",
     "measure_start",
     "resident_mib",
+    "state_under_load",
     "strip_frames",
     "time_calls",
 ]
 
 _TURN_S = 0.25  # engines take turns this long, so that a busy spell of the machine meets all of them
+_DEVICE_CALLS = 100
 _START_TIMEOUT_S = 600  # TensorRT's provider and TensorRT-RTX compile at first use
 _PACKAGES = ("sdi", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12-bindings", "numpy")
 
@@ -56,25 +56,6 @@ with open_engine(path, device, threads) as engine:
                       "resident_before_mib": before, "resident_after_mib": resident_mib("VmRSS"),
                       "peak_mib": resident_mib("VmHWM")}))
 """
-
-
-class _RepeatedStrip(Source):
-    """The same pictures over and over until stopped; as a file source, nothing is dropped."""
-
-    name, live, length = "strip", False, None
-
-    def __init__(self, frames: Sequence[np.ndarray]) -> None:
-        self._frames = frames
-        self._stopped = False
-
-    def stop(self) -> None:
-        self._stopped = True
-
-    def frames(self) -> Iterator[Frame | Skipped | Event]:
-        index = 0
-        while not self._stopped:
-            yield self.frame(index, f"strip_{index}", self._frames[index % len(self._frames)])
-            index += 1
 
 
 def strip_frames(size_hw: tuple[int, int]) -> list[np.ndarray]:
@@ -125,17 +106,22 @@ def time_calls(
     return kept
 
 
-def measure_loop(engine: Engine, source: Source | Sequence[np.ndarray], seconds: float) -> dict[str, Any]:
-    """Grab, engine and judgement for `seconds` (or to the source's end), without outputs: `sdi-run`'s own summary."""
-    opened = source if isinstance(source, Source) else _RepeatedStrip(source)
-    loop = Loop(opened, engine, [])
-    timer = threading.Timer(seconds, loop.stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        return loop.run().to_dict()
-    finally:
-        timer.cancel()
+def state_under_load(call: Callable[[], object]) -> GpuState | None:
+    """The GPU's clock and what holds it down while `call` is made over and over; outside any measurement."""
+    with ThreadPoolExecutor(1) as pool:
+        state = pool.submit(read_gpu_state)
+        while not state.done():
+            call()
+        return state.result()
+
+
+def device_figures(engine: Engine, frames: np.ndarray) -> dict[str, float | None]:
+    """The device's own time for `frames`, by its own clock: `device_p50_ms`, `device_p99_ms`; None: it cannot tell."""
+    values: list[float] = []
+    while len(values) < _DEVICE_CALLS and (value := engine.device_ms(frames)) is not None:
+        values.append(value)
+    p50, p99 = np.percentile(values, (50, 99)).tolist() if values else (None, None)
+    return {"device_p50_ms": p50, "device_p99_ms": p99}
 
 
 def measure_start(path: Path, device: str, threads: int | None, size_hw: tuple[int, int]) -> dict[str, float | None]:

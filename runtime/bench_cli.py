@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdi.runtime.console import log, out, print_json, run_app, single_command
 from sdi.runtime.errors import InputError
 
+if TYPE_CHECKING:
+    from sdi.runtime.doctor.gpu_state import GpuState
+    from sdi.runtime.engine import Engine
+
 __all__ = ["main"]
 
 _DEFAULT_HW = (200, 200)  # of SD-saliency-900, where an engine takes any size
 _COLUMNS = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "frames_per_s", "ratio")
+_GPU_COLUMNS = ("device_p50_ms", "gpu_mhz", "power_mode", "throttled")
+_LOOP_COLUMNS = [
+    *("engine", "frames", "frames_per_s", "of_alone"),
+    *(f"{stage}_{name}" for stage in ("engine", "age") for name in ("p50", "p95", "p99")),
+]
 
 
 def bench_command(
@@ -38,7 +47,13 @@ def bench_command(
     """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
 
     Several engines take turns within each measurement, so that a busy spell of the machine meets all; `ratio` is
-    the first engine's median over this one's: above 1 is faster.
+    the first engine's median over this one's: above 1 is faster. The loop takes turns with the engine alone, and
+    `of_alone` is its rate over that one's. `age` is from a frame's capture to its verdict; frames of files wait in a
+    queue first.
+
+    On a GPU there are also a plan's time on the device itself, by CUDA events (upload, network and download), the GPU's
+    clock, and what held it down: each is looked at under load, before and after a measurement. A row that is marked
+    `throttled` says less about the engine than about cooling and power.
 
     Exit codes: 0 measured, 2 wrong use or a bad engine, 3 a device failed.
 
@@ -72,23 +87,16 @@ def _measure(
     device: str,
     threads: int | None,
 ) -> dict[str, Any]:
-    import numpy as np
     from rich.progress import Progress
 
-    from sdi.runtime.bench import (
-        describe_machine,
-        latency_figures,
-        measure_loop,
-        measure_start,
-        strip_frames,
-        time_calls,
-    )
+    from sdi.runtime.bench import describe_machine, measure_start, strip_frames
+    from sdi.runtime.bench_loop import measure_loops, measure_source
     from sdi.runtime.engine import open_engine
     from sdi.runtime.sources import open_source
 
     before = describe_machine()
     alone: list[dict[str, Any]] = []
-    loops, starts = [], []
+    starts = []
     with ExitStack() as stack:
         engines = [stack.enter_context(open_engine(path, device, threads)) for path in paths]
         for opened in engines:
@@ -99,49 +107,93 @@ def _measure(
             if opened.batch is not None and batches not in ([1], [opened.batch]):
                 raise InputError(f"{opened.path} takes batches of {opened.batch} alone; leave --batch out")
         progress = stack.enter_context(Progress(console=log, transient=True, disable=not log.is_terminal))
-        work = progress.add_task("", total=len(sizes) * len(batches) + 2 * len(engines))
+        work = progress.add_task("", total=len(sizes) * len(batches) + 1 + len(engines))
         for size_hw in sizes:
             for count in batches:
-                calls: list[Callable[[], object]] = []
-                kinds: list[dict[str, Any]] = []
-                for opened in engines:
-                    height, width = opened.frame_hw or size_hw
-                    frames = strip_frames((height, width))
-                    number = opened.batch or count
-                    given = np.stack([frames[i % len(frames)] for i in range(number)])
-                    calls.append(partial(opened.execute, given))
-                    kinds.append({"engine": str(opened.path), "batch": number, "size": f"{height}x{width}"})
-                progress.update(work, description=f"engines alone, {kinds[0]['size']}, batch {count}")
-                figures = [
-                    latency_figures(values, kind["batch"])
-                    for values, kind in zip(time_calls(calls, seconds, warmup), kinds, strict=True)
-                ]
-                for kind, row in zip(kinds, figures, strict=True):
-                    alone.append({**kind, **row, "ratio": figures[0]["p50_ms"] / row["p50_ms"]})
+                progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
+                alone += _measure_alone(engines, size_hw, count, seconds, warmup)
                 progress.advance(work)
-        for opened in engines:
-            size_hw = opened.frame_hw or sizes[0]
-            progress.update(work, description=f"{opened.path.name} in the loop")
-            if source is None:
-                summary = measure_loop(opened, strip_frames(size_hw), seconds)
-            else:
+        progress.update(work, description="engines in the loop")
+        strips = [strip_frames(each.frame_hw or sizes[0]) for each in engines]
+        calls = [partial(opened, strip[0]) for opened, strip in zip(engines, strips, strict=True)]
+        looks = _looks(engines, calls)
+        if source is None:
+            loops = measure_loops(list(zip(engines, strips, strict=True)), seconds)
+        else:
+            loops = []
+            for opened in engines:
                 with open_source(source) as grabbed:
-                    summary = measure_loop(opened, grabbed, seconds)
-            loops.append({"engine": str(opened.path), "source": source or "synthetic strip", **summary})
-            progress.advance(work)
+                    loops.append(measure_source(opened, grabbed, seconds))
+        for row, facts in zip(loops, _gpu_facts(engines, looks, _looks(engines, calls)), strict=True):
+            row |= facts
+        progress.advance(work)
+        for opened in engines:
             progress.update(work, description=f"{opened.path.name} in a fresh process")
-            start = measure_start(opened.path, device, threads, size_hw)
+            start = measure_start(opened.path, device, threads, opened.frame_hw or sizes[0])
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
             progress.advance(work)
+        names = [str(opened.path) for opened in engines]
     return {
         "machine": before,
         "load_1min_after": (after := describe_machine())["load_1min"],
         "cpu0_mhz_after": after["cpu0_mhz"],
         "threads": threads,
         "engines": alone,
-        "loop": loops,
+        "loop": [
+            {"engine": name, "source": source or "synthetic strip", **figures}
+            for name, figures in zip(names, loops, strict=True)
+        ],
         "start": starts,
     }
+
+
+def _measure_alone(
+    engines: list[Engine], size_hw: tuple[int, int], count: int, seconds: float, warmup: int
+) -> list[dict[str, Any]]:
+    """A row an engine; on a GPU with its own time, and its state before and after."""
+    import numpy as np
+
+    from sdi.runtime.bench import device_figures, latency_figures, strip_frames, time_calls
+
+    inputs: list[np.ndarray] = []
+    for opened in engines:
+        frames = strip_frames(opened.frame_hw or size_hw)
+        inputs.append(np.stack([frames[i % len(frames)] for i in range(opened.batch or count)]))
+    calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
+    looks = _looks(engines, calls)
+    timed = [
+        latency_figures(values, len(given))
+        for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
+    ]
+    facts = _gpu_facts(engines, looks, _looks(engines, calls))
+    rows = []
+    for opened, given, figures, gpu in zip(engines, inputs, timed, facts, strict=True):
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **figures}
+        row["ratio"] = timed[0]["p50_ms"] / figures["p50_ms"]
+        rows.append({**row, **gpu, **device_figures(opened, given)})
+    return rows
+
+
+def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list[GpuState | None]:
+    """The GPU under each engine's load; None for one that has no GPU, or where nothing tells of it."""
+    from sdi.runtime.bench import state_under_load
+
+    return [state_under_load(call) if opened.on_gpu else None for opened, call in zip(engines, calls, strict=True)]
+
+
+def _gpu_facts(
+    engines: list[Engine], before: list[GpuState | None], after: list[GpuState | None]
+) -> list[dict[str, Any]]:
+    """For each engine on a GPU both looks, and what throttled it (None: nobody knows); else nothing."""
+    from sdi.runtime.doctor.gpu_state import throttling
+
+    facts: list[dict[str, Any]] = []
+    for opened, *looks in zip(engines, before, after, strict=True):
+        states = [look.to_dict() if look else None for look in looks]
+        known = any(look is not None for look in looks)
+        told = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
+        facts.append(told if opened.on_gpu else {})
+    return facts
 
 
 def _show(report: dict[str, Any], markdown: bool) -> None:
@@ -151,27 +203,48 @@ def _show(report: dict[str, Any], markdown: bool) -> None:
     load = machine["load_1min"]
     if load is not None and load > 0.5:  # others' work stands in every figure
         out.print(f"Other work was running at the start (load {load:.1f}): ratios tell more than times.")
-    engines = [{**row, "engine": Path(row["engine"]).name, "ratio": f"{row['ratio']:.2f}"} for row in report["engines"]]
-    _table(engines, ["engine", "batch", "size", *_COLUMNS], markdown)
-    shown = [
-        {
-            "engine": Path(row["engine"]).name,
-            "source": row["source"],
-            "frames": row["frames"],
-            "frames_per_s": row["frames"] / row["seconds"] if row["seconds"] else 0.0,
-        }
-        for row in report["loop"]
-    ]
-    _table(shown, list(shown[0]), markdown)
+    engines = [_engine_cells(row) for row in report["engines"]]
+    columns = ["engine", "batch", "size", *_COLUMNS]
+    in_loop = _LOOP_COLUMNS
+    if any("throttled" in row for row in report["engines"]):
+        columns += _GPU_COLUMNS
+        in_loop = [*_LOOP_COLUMNS, "throttled"]
+    _table("Alone", engines, columns, markdown)
+    source = report["loop"][0]["source"]
+    _table(f"In the loop, {source}; times in ms", [_loop_cells(row) for row in report["loop"]], in_loop, markdown)
     starts = [{**row, "engine": Path(row["engine"]).name} for row in report["start"]]
-    _table(starts, [column for column in starts[0] if column != "device"], markdown)
+    _table("From the start of a process", starts, [name for name in starts[0] if name != "device"], markdown)
 
 
-def _table(rows: list[dict[str, Any]], columns: list[str], markdown: bool) -> None:
+def _engine_cells(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {**row, "engine": Path(row["engine"]).name, "ratio": f"{row['ratio']:.2f}"}
+    look = row.get("gpu_after") or {}
+    cells["gpu_mhz"] = look.get("clock_mhz")
+    cells["power_mode"] = look.get("power_mode")
+    cells["throttled"] = _throttled(row)
+    return cells
+
+
+def _loop_cells(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {**row, "engine": Path(row["engine"]).name}
+    cells["of_alone"] = None if row["of_alone"] is None else f"{row['of_alone']:.2f}"
+    cells["throttled"] = _throttled(row)
+    for stage in ("engine", "age"):
+        for name in ("p50", "p95", "p99"):
+            cells[f"{stage}_{name}"] = row[f"{stage}_ms"].get(name)
+    return cells
+
+
+def _throttled(row: dict[str, Any]) -> str | None:
+    reasons = row.get("throttled")
+    return None if reasons is None else ", ".join(reasons) or "no"
+
+
+def _table(title: str, rows: list[dict[str, Any]], columns: list[str], markdown: bool) -> None:
     cells = [[_cell(row[column]) for column in columns] for row in rows]
     if markdown:
         lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
-        out.print("\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        out.print(f"\n{title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
         return
     from rich.table import Column, Table
     from rich.text import Text
@@ -179,7 +252,7 @@ def _table(rows: list[dict[str, Any]], columns: list[str], markdown: bool) -> No
     table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns), box=None)
     for row in cells:
         table.add_row(*map(Text, row))
-    out.print()
+    out.print(f"\n{title}:")
     out.print(table)
 
 

@@ -184,6 +184,8 @@ def run_command(
     1 there was an alarm (--fail-on-defect), 2 wrong use, or pictures that could not be read and were skipped,
     3 the camera or the device was lost, 130 a folder or video was interrupted.
 
+    In a systemd unit with Type=notify it tells when it is ready and, for WatchdogSec, that it goes on.
+
     Examples:
 
       sdi-run --list

@@ -62,6 +62,7 @@ def run_shown(loop: Loop) -> bool:
     from sdi.runtime.frame import Event, Skipped
     from sdi.runtime.outputs import announce_end, announce_start
     from sdi.runtime.sinks.overlay import WindowSink
+    from sdi.runtime.watchdog import Watchdog
 
     signals: list[int] = []
 
@@ -103,7 +104,8 @@ def run_shown(loop: Loop) -> bool:
                     loop.stop()
 
             announce_start(loop)  # not before signals are heard: whoever waits for it may send one
-            loop.run(report)
+            with Watchdog(loop):
+                loop.run(report)
         announce_end(loop, "interrupted" if signals else "end of the source")
     except SdiError as error:
         announce_end(loop, str(error))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.golden import golden_difference, golden_frame
+from sdi.runtime.golden import GoldenCheck, golden_check
 from sdi.runtime.images import check_frame, resize_image
 from sdi.runtime.manifest import Manifest, read_manifest, verify_file
 from sdi.runtime.plan import HEADER_BYTES, PlanHeader, verify_plan
@@ -37,6 +37,7 @@ class Engine(abc.ABC):
         frame_hw: height and width of its `frame`; None accepts any.
         batch: frames a call; None accepts any number.
         device: what executes it, in words.
+        on_gpu: whether a GPU does.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Engine(abc.ABC):
     frame_hw: tuple[int, int] | None
     batch: int | None
     device: str
+    on_gpu: bool = False
 
     @abc.abstractmethod
     def execute(self, frames: np.ndarray) -> np.ndarray:
@@ -52,6 +54,14 @@ class Engine(abc.ABC):
         Raises:
             DeviceError: the execution failed. An earlier answer is never handed out again.
         """
+
+    def device_ms(self, frames: np.ndarray) -> float | None:
+        """What the device itself takes for `execute(frames)`: upload, network, download; None where it cannot tell.
+
+        Raises:
+            DeviceError: the execution failed.
+        """
+        return None
 
     def close(self) -> None:
         """Free what the device holds."""
@@ -77,8 +87,23 @@ class Engine(abc.ABC):
             raise DeviceError(f"{self.path.name} answered {saliency.shape} to frames {fitted.shape}; export it again")
         return resize_image(saliency[0], size_hw)
 
+    def golden_check(self) -> GoldenCheck | None:
+        """Run the manifest's golden picture and compare; None without a manifest.
+
+        Raises:
+            InputError: the manifest has no usable golden record.
+        """
+        if self.manifest is None:
+            return None
+        try:
+            return golden_check(self.manifest.golden, self)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the golden record in the manifest of {self.path} is damaged ({error}); export it again"
+            ) from error
+
     def self_test(self) -> None:
-        """Run the manifest's golden picture and compare; nothing to do without a manifest.
+        """Run the manifest's golden picture and refuse the engine when the answer is wrong.
 
         The file was the right one when it was loaded, so what this finds is a device or a library that computes
         otherwise than PyTorch did.
@@ -87,20 +112,12 @@ class Engine(abc.ABC):
             DeviceError: the answer is further off than the manifest allows.
             InputError: the manifest has no usable golden record.
         """
-        if self.manifest is None:
-            return
-        golden = self.manifest.golden
-        try:
-            height, width = golden["frame_hw"]
-            difference = golden_difference(golden, self(golden_frame(int(height), int(width))))
-            good = difference <= float(golden["tolerance"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"the golden record in the manifest of {self.path} is damaged; export it again") from error
-        if not good:
+        golden = self.golden_check()
+        if golden is not None and not golden.passed:
             raise DeviceError(
                 f"{self.path.name} fails its self-test on {self.device}: the answer to the golden picture is off by "
-                f"{difference:.1f} gray levels, {golden['tolerance']} are allowed; update the driver and the runtime, "
-                "or export the engine again"
+                f"{golden.difference:.1f} gray levels, {golden.tolerance:g} are allowed; update the driver and the "
+                "runtime, or export the engine again"
             )
 
     def __enter__(self) -> Self:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["golden_difference", "golden_frame", "golden_record"]
+__all__ = ["GoldenCheck", "golden_check", "golden_frame", "golden_record"]
 
 _GRID = 8  # the answer is kept as the means of 8 x 8 tiles
 
@@ -22,18 +25,51 @@ def golden_frame(height: int, width: int) -> np.ndarray:
 
 
 def golden_record(frame_hw: tuple[int, int], saliency: np.ndarray, tolerance: float) -> dict[str, Any]:
-    """What goes into the manifest: the frame's size, the mean of each of 8 x 8 tiles, and how far they may be off.
+    """What goes into the manifest: the frame's size and SHA-256, the mean of each of 8 x 8 tiles of the answer, and
+    how far they may be off.
 
     Args:
         saliency: (H, W) uint8, the reference's answer to `golden_frame(*frame_hw)`.
         tolerance: greatest allowed difference of a tile's mean, in gray levels.
     """
-    return {"frame_hw": list(frame_hw), "tile_means": _tile_means(saliency).round(3).tolist(), "tolerance": tolerance}
+    return {
+        "frame_hw": list(frame_hw),
+        "frame_sha256": _sha256(golden_frame(*frame_hw)),
+        "tile_means": _tile_means(saliency).round(3).tolist(),
+        "tolerance": tolerance,
+    }
 
 
-def golden_difference(record: dict[str, Any], saliency: np.ndarray) -> float:
-    """Greatest difference of a tile's mean between a record and an answer to the same frame, in gray levels."""
-    return float(np.abs(_tile_means(saliency) - np.asarray(record["tile_means"])).max())
+@dataclass(frozen=True)
+class GoldenCheck:
+    """How an answer compares with a record, in gray levels."""
+
+    difference: float  # greatest of a tile's mean
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.difference <= self.tolerance
+
+
+def golden_check(record: dict[str, Any], answer: Callable[[np.ndarray], np.ndarray]) -> GoldenCheck:
+    """Ask for the answer to a record's picture, and compare.
+
+    Args:
+        answer: (H, W, 3) uint8 BGR -> (H, W) uint8.
+    Raises:
+        KeyError, TypeError, ValueError: the record is damaged, or its picture is drawn by another rule.
+    """
+    height, width = record["frame_hw"]
+    frame = golden_frame(int(height), int(width))
+    if record.get("frame_sha256", digest := _sha256(frame)) != digest:  # the first manifests had none
+        raise ValueError("the picture it was made from is not the one that this sdi draws")
+    means = np.asarray(record["tile_means"], np.float64)
+    return GoldenCheck(float(np.abs(_tile_means(answer(frame)) - means).max()), float(record["tolerance"]))
+
+
+def _sha256(frame: np.ndarray) -> str:
+    return hashlib.sha256(frame.tobytes()).hexdigest()
 
 
 def _tile_means(saliency: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from sdi.runtime.files import write_bytes
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "check_frame",
     "images_among",
     "list_images",
     "read_gray",
@@ -30,6 +31,7 @@ __all__ = [
 # OpenCV warns on stderr about files that our own errors name; logging is its one process-wide setting.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+_LEVELS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # of 16 bit in 8, rounded; 257 = 65535 / 255
 IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 
 
@@ -45,6 +47,16 @@ def read_image(path: Path) -> np.ndarray:
         InputError: the file is missing, empty, truncated, no image, or of another depth (named in the text).
     """
     return _decode(Path(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+
+
+def check_frame(image: np.ndarray) -> None:
+    """Refuse an array that is no picture as `read_image` gives it: none is cast, cut or repeated in silence.
+
+    Raises:
+        InputError: not (H, W, 3) uint8, or without a pixel.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise InputError(f"frame must be (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
 
 
 def read_gray(path: Path) -> np.ndarray:
@@ -154,7 +166,7 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"cannot decode image {path}: it is corrupt, or no 8 or 16 bit BMP, PNG, JPEG or TIFF")
     if image.dtype == np.uint16:
-        image = ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 257 = 65535 / 255
+        image = _LEVELS[image]
     if image.dtype != np.uint8:
         raise InputError(f"image {path} holds {image.dtype} values; expected 8 or 16 bit integers, convert it first")
     return image

@@ -1,16 +1,17 @@
-"""The loop: grab -> infer -> sinks, joined by short queues.
+"""The loop: grab -> infer -> judge -> sinks, joined by short queues.
 
 Every source is grabbed on a thread of its own; one thread takes their frames in turns, several at once where the engine
-takes batches, and judges them; the sinks run on the calling thread, since windows must. A live source keeps the newest
-frame and counts what it drops; a file source drops nothing. Whatever fails in one stage stops all of them and is
-raised.
+takes batches, and does nothing but run it; one judges the maps; the sinks run on the calling thread, since windows
+must. A live source keeps the newest frame and counts what it drops; a file source drops nothing. Whatever fails in one
+stage stops all of them and is raised.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from sdi.runtime.channel import TICK_S, Channel
 from sdi.runtime.engine import Engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped
 from sdi.runtime.inspector import Inspector
+from sdi.runtime.pulse import Pulse
 from sdi.runtime.sinks import Sink
 from sdi.runtime.sources import Source
 from sdi.runtime.summary import SourceSummary, Summary
@@ -28,6 +30,7 @@ __all__ = ["Loop"]
 _PATIENCE_S = 10.0  # how long the end of a run waits for a read that hangs in a driver
 _HELD = 4  # frames between two stages when nothing may be dropped
 _HELD_EVENTS = 64  # likewise, with events: a stage hardly ever waits for them
+_JUDGED = 2  # calls of the engine that wait for judgement: more would only make results older
 _END = object()
 
 Report = Callable[["Result | Skipped | Event"], None]
@@ -36,10 +39,11 @@ Report = Callable[["Result | Skipped | Event"], None]
 class _Lane:
     """One source on its way to the engine."""
 
-    def __init__(self, source: Source, arrived: threading.Condition) -> None:
+    def __init__(self, source: Source, beside: Channel | None, over: Callable[[], bool]) -> None:
         self.source = source
         # Beside the one frame of a live source there is room for what may not be dropped.
-        self.channel = Channel(_HELD, arrived)
+        self.channel = Channel(_HELD, beside)
+        self.pulse = Pulse(f"reading {source.name}", over)
         self.summary = SourceSummary(source.name)
         self.open = True
 
@@ -72,9 +76,11 @@ class Loop:
         self.inspector = inspector or Inspector()
         self.max_age_ms = max_age_ms
         self._drop_results = slow_sinks == "drop"
-        self._arrived = threading.Condition()
-        self._lanes = [_Lane(source, self._arrived) for source in self.sources]
+        self._lanes: list[_Lane] = []
+        for source in self.sources:
+            self._lanes.append(_Lane(source, self._lanes[0].channel if self._lanes else None, self._is_over))
         self._turn = 0  # the lane that is asked first
+        self._answers = Channel(_JUDGED)
         self._results = Channel(_HELD)
         self._batcher = Batcher(engine, len(self.sources))
         self.summary = Summary([lane.summary for lane in self._lanes])
@@ -83,6 +89,25 @@ class Loop:
         self._stopping = False  # asked to stop: what is under way is still finished
         self._over = False  # a stage failed, or all is written: nobody waits for another stage any more
         self._failure: BaseException | None = None
+        self._inferring, self._judging, self._writing = (
+            Pulse(name, self._is_over) for name in ("the engine", "judging", "writing")
+        )
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run was asked to end, or ends."""
+        return self._stopping
+
+    def quietest(self) -> tuple[str, float]:
+        """The stage that has given no sign of life for the longest, and for how many seconds; 0 while none runs.
+
+        A frame that does not come is no silence, nor is a full queue: a read that hangs in a driver is, or an engine or
+        a sink that does not return. A source may be silent for some 15 s, while a stream is opened.
+        """
+        seen = {lane.pulse.name: max(lane.pulse.seen, lane.source.seen) for lane in self._lanes}
+        seen |= {pulse.name: pulse.seen for pulse in (self._inferring, self._judging, self._writing)}
+        name = min(seen, key=lambda name: seen[name])
+        return name, max(0.0, time.monotonic() - seen[name])
 
     def stop(self) -> None:
         """Ask the run to end; frames under way are finished. Safe from a signal handler or any thread."""
@@ -102,15 +127,16 @@ class Loop:
         stages: list[tuple[Callable[..., None], str, tuple[Any, ...]]] = [
             *((self._grab, f"grab-{number}", (lane,)) for number, lane in enumerate(self._lanes, 1)),
             (self._infer, "infer", ()),
+            (self._judge, "judge", ()),
         ]
         threads = [
-            threading.Thread(target=self._guard, args=(stage, *arguments), name=name, daemon=True)
-            for stage, name, arguments in stages
+            threading.Thread(target=stage, args=arguments, name=name, daemon=True) for stage, name, arguments in stages
         ]
         for thread in threads:
             thread.start()
         try:
-            self._guard(self._write, report)
+            with self._stage(self._writing):
+                self._write(report)
         finally:
             self.stop()
             self._over = True
@@ -122,52 +148,66 @@ class Loop:
             raise self._failure
         return self.summary
 
-    def _grab(self, lane: _Lane) -> None:
-        source = lane.source
-        asked = time.monotonic()
+    @contextmanager
+    def _stage(self, pulse: Pulse, onward: Channel | None = None) -> Iterator[None]:
+        """One stage from its start to its end. Its failure is kept, and told to the next stage as the end: what was
+        finished before it is still judged and written, and then the run is over."""
+        pulse.over()
         try:
-            for item in source.frames():
-                if isinstance(item, Frame):
-                    self.summary.grab_ms.add((item.captured - asked) * 1e3)
-                if source.live and isinstance(item, Frame):
-                    dropped = lane.channel.put_newest(item, _is_frame)
-                    if dropped is not None:
-                        lane.summary.drops += 1
-                        source.recycle(dropped.image)
-                elif not lane.channel.put(item, self._is_over, None if isinstance(item, Frame) else _HELD_EVENTS):
-                    return
-                if self._stopping:
-                    break
-                asked = time.monotonic()
+            yield
         except BaseException as error:
-            # Kept, and raised when what was grabbed before is written; after `stop` a lost source is no loss.
-            if self._failure is None and not self._stopping:
+            if self._failure is None:
                 self._failure = error
-            self.stop()
-        lane.channel.put(_END, self._is_over, _HELD_EVENTS)
+        if onward is not None:
+            onward.put(_END, pulse.over, _HELD_EVENTS)
+        pulse.end()
+
+    def _grab(self, lane: _Lane) -> None:
+        with self._stage(lane.pulse, lane.channel):
+            try:
+                self._fetch(lane)
+            except BaseException:
+                lost = not self._stopping  # after `stop` a lost source is no loss
+                self.stop()
+                if lost:
+                    raise
+
+    def _fetch(self, lane: _Lane) -> None:
+        source, over = lane.source, lane.pulse.over
+        asked = time.monotonic()
+        for item in source.frames():
+            over()
+            if isinstance(item, Frame):
+                self.summary.grab_ms.add((item.captured - asked) * 1e3)
+            if source.live and isinstance(item, Frame):
+                dropped = lane.channel.put_newest(item, _is_frame)
+                if dropped is not None:
+                    lane.summary.drops += 1
+                    source.recycle(dropped.image)
+            elif not lane.channel.put(item, over, None if isinstance(item, Frame) else _HELD_EVENTS):
+                return
+            if self._stopping:
+                return
+            asked = time.monotonic()
 
     def _infer(self) -> None:
-        while taken := self._take():
-            frames = [item for item in taken if isinstance(item, Frame)]
-            started = time.monotonic()
-            answers = iter(self._batcher([frame.image for frame in frames])) if frames else iter(())
-            engine_ms = (time.monotonic() - started) * 1e3
-            for item in taken:
-                if not isinstance(item, Frame):
-                    passed_on = self._pass_on(item)
-                else:
-                    self.summary.wait_ms.add((started - item.captured) * 1e3)
-                    passed_on = self._judge(item, next(answers), engine_ms)
-                if not passed_on:
+        with self._stage(self._inferring, self._answers):
+            while taken := self._take():
+                frames = [item for item in taken if isinstance(item, Frame)]
+                started = time.monotonic()
+                answers = self._batcher([frame.image for frame in frames]) if frames else []
+                engine_ms = (time.monotonic() - started) * 1e3
+                for frame in frames:
+                    self.summary.wait_ms.add((started - frame.captured) * 1e3)
+                if not self._answers.put((taken, answers, engine_ms), self._inferring.over):
                     return
-        self._tell(self.inspector.finish())
-        self._results.put(_END, self._is_over, _HELD_EVENTS)
 
     def _take(self) -> list[Frame | Skipped | Event]:
         """What is inferred next, lanes in turns; empty when all sources have ended or the run is over."""
         stop_seen: float | None = None
-        with self._arrived:
-            while not self._over:
+        arrived = self._lanes[0].channel.arrived
+        with arrived:
+            while not self._inferring.over():
                 taken = []
                 for step in range(len(self._lanes)):
                     lane = self._lanes[(self._turn + step) % len(self._lanes)]
@@ -188,7 +228,7 @@ class Loop:
                     late = time.monotonic() - stop_seen > _PATIENCE_S
                     if late or all(lane.source.live or not lane.open for lane in self._lanes):
                         return []
-                self._arrived.wait(TICK_S)
+                arrived.wait(TICK_S)
         return []
 
     def _or_stale(self, lane: _Lane, item: Any) -> Any:
@@ -203,7 +243,23 @@ class Loop:
         text = f"frame {item.index} is {age_ms:.0f} ms old, at most {self.max_age_ms:g} are allowed"
         return Event("frame_stale", lane.source.name, text, time.time(), details)
 
-    def _judge(self, frame: Frame, saliency: Any, engine_ms: float) -> bool:
+    def _judge(self) -> None:
+        with self._stage(self._judging, self._results):
+            while (call := self._answers.get(self._judging.over)) is not _END:
+                if call is None:
+                    return
+                taken, answers, engine_ms = call
+                maps = iter(answers)
+                for item in taken:
+                    if isinstance(item, Frame):
+                        passed_on = self._inspect(item, next(maps), engine_ms)
+                    else:
+                        passed_on = self._pass_on(item)
+                    if not passed_on:
+                        return
+            self._tell(self.inspector.finish())
+
+    def _inspect(self, frame: Frame, saliency: Any, engine_ms: float) -> bool:
         """Make a result of a map and pass it on, its events after it; False when the run is over."""
         lane = self._by_name[frame.source]
         started = time.monotonic()
@@ -218,7 +274,7 @@ class Loop:
             dropped = self._results.put_newest(result, self._may_go, _HELD)
             if dropped is not None:
                 self._by_name[dropped.frame.source].summary.unwritten += 1
-        elif not self._results.put(result, self._is_over):
+        elif not self._results.put(result, self._judging.over):
             return False
         return self._tell(replace(event, result=result) for event in verdict.events)
 
@@ -228,12 +284,12 @@ class Loop:
         return self._tell((*ended, item))
 
     def _tell(self, items: Iterable[Skipped | Event]) -> bool:
-        return all(self._results.put(item, self._is_over, _HELD_EVENTS) for item in items)
+        return all(self._results.put(item, self._judging.over, _HELD_EVENTS) for item in items)
 
     def _write(self, report: Report) -> None:
         summary = self.summary
         first = 0.0
-        while (item := self._results.get(self._is_over)) is not _END:
+        while (item := self._results.get(self._writing.over)) is not _END:
             if item is None:
                 return
             started = time.monotonic()
@@ -242,7 +298,7 @@ class Loop:
                 for sink in self.sinks:
                     sink.note(item)
             elif isinstance(item, Event):
-                _count_event(self._by_name[item.source].summary, item)
+                self._by_name[item.source].summary.count(item)
                 for sink in self.sinks:
                     sink.event(item)
             else:
@@ -257,15 +313,6 @@ class Loop:
                 summary.seconds = now - first
             report(item)
 
-    def _guard(self, stage: Callable[..., None], *args: Any) -> None:
-        """Run a stage; its first failure ends all of them and is kept."""
-        try:
-            stage(*args)
-        except BaseException as error:
-            if self._failure is None:
-                self._failure = error
-            self._over = True
-
     def _is_over(self) -> bool:
         return self._over
 
@@ -275,11 +322,3 @@ class Loop:
 
 def _is_frame(item: Any) -> bool:
     return isinstance(item, Frame)
-
-
-def _count_event(summary: SourceSummary, event: Event) -> None:
-    summary.alarms += event.kind == "alarm"
-    summary.lost += event.kind == "source_lost"
-    summary.frozen += event.kind == "source_frozen"
-    if event.kind == "source_back":
-        summary.outage_s += event.details["outage_s"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,7 +42,7 @@ def default_engine() -> Path:
 def find_engine(engine: Path | str) -> Path:
     """The file that is meant: a path, or the name of a shipped engine where no file is called so."""
     path = Path(engine)
-    if not path.exists():
+    if not os.path.exists(path):  # Path's own raises for a name that no file can have
         for shipped in shipped_engines():
             if str(engine) == shipped.name:
                 return shipped.path

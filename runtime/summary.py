@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from sdi.runtime.frame import Event
+
 __all__ = ["Latencies", "SourceSummary", "Summary"]
 
+_STAGES = ("grab_ms", "wait_ms", "engine_ms", "inspect_ms", "age_ms", "sink_ms")
 _REMEMBERED = 20_000  # latencies kept for the percentiles; a run may last months
 
 
@@ -32,11 +35,16 @@ class Latencies:
     def __len__(self) -> int:
         return min(self._count, _REMEMBERED)
 
+    @property
+    def values_ms(self) -> np.ndarray:
+        """The times, in no order; a view."""
+        return self._values[: len(self)]
+
     def percentiles(self) -> dict[str, float]:
         """p50, p95 and p99 in milliseconds; empty without values."""
         if not self._count:
             return {}
-        values = self._values[: len(self)]
+        values = self.values_ms
         return {f"p{q}": round(float(np.percentile(values, q)), 2) for q in (50, 95, 99)}
 
 
@@ -54,6 +62,14 @@ class SourceSummary:
     outage_s: float = 0.0  # how long in all; an outage that has not ended is not in it
     frozen: int = 0  # times that the source gave the same picture again and again
     alarms: int = 0  # times that the alarm was raised
+
+    def count(self, event: Event) -> None:
+        """Add what an event tells of this source."""
+        self.alarms += event.kind == "alarm"
+        self.lost += event.kind == "source_lost"
+        self.frozen += event.kind == "source_frozen"
+        if event.kind == "source_back":
+            self.outage_s += event.details["outage_s"]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -75,6 +91,23 @@ class Summary:
     age_ms: Latencies = field(default_factory=Latencies)
     sink_ms: Latencies = field(default_factory=Latencies)
 
+    @classmethod
+    def joined(cls, runs: Sequence[Summary]) -> Summary:
+        """Several runs of the same sources as one; of the times, those that a single run would remember."""
+        whole = cls([SourceSummary(source.name) for source in runs[0].sources])
+        for run in runs:
+            whole.frames += run.frames
+            whole.with_defects += run.with_defects
+            whole.seconds += run.seconds
+            for name in _STAGES:
+                for value in getattr(run, name).values_ms.tolist():
+                    getattr(whole, name).add(value)
+            for total, source in zip(whole.sources, run.sources, strict=True):
+                for name, value in vars(source).items():
+                    if name != "name":
+                        setattr(total, name, getattr(total, name) + value)
+        return whole
+
     @property
     def skipped(self) -> int:
         """What gave no picture, in all sources."""
@@ -95,7 +128,7 @@ class Summary:
 
         grab: until the source gave the frame (a camera's own pace, a file's decoding); wait: from capture to the
         engine; engine: resizing and the network; inspect: defects and verdict; age: from capture to result, the three
-        before it together; sink: what is written, counted over all sinks.
+        before it together, and what lies between them; sink: what is written, counted over all sinks.
         """
         return {
             "frames": self.frames,
@@ -105,9 +138,6 @@ class Summary:
             "drops": self.drops,
             "seconds": round(self.seconds, 3),
             "fps": round(self.frames / self.seconds, 2) if self.seconds else 0.0,
-            **{
-                name: getattr(self, name).percentiles()
-                for name in ("grab_ms", "wait_ms", "engine_ms", "inspect_ms", "age_ms", "sink_ms")
-            },
+            **{name: getattr(self, name).percentiles() for name in _STAGES},
             "sources": [source.to_dict() for source in self.sources],
         }

@@ -6,7 +6,7 @@ import abc
 import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,10 @@ class Cuda(abc.ABC):
 
     @abc.abstractmethod
     def free_graph(self, graph: int) -> None: ...
+
+    @abc.abstractmethod
+    def milliseconds(self, stream: int, work: Callable[[], None]) -> float:
+        """What the GPU takes for all that `work` puts into the stream, by its own clock; waits for its end."""
 
 
 class CudaPython(Cuda):
@@ -148,6 +152,17 @@ class CudaPython(Cuda):
 
     def free_graph(self, graph: int) -> None:
         self._call("cudaGraphExecDestroy", graph)
+
+    def milliseconds(self, stream: int, work: Callable[[], None]) -> float:
+        with ExitStack() as undo:
+            began, ended = (self._call("cudaEventCreate") for _ in range(2))
+            for event in (began, ended):
+                undo.callback(self._call, "cudaEventDestroy", event)
+            self._call("cudaEventRecord", began, stream)
+            work()
+            self._call("cudaEventRecord", ended, stream)
+            self._call("cudaEventSynchronize", ended)
+            return float(self._call("cudaEventElapsedTime", began, ended))
 
     def _call(self, name: str, *arguments: Any) -> Any:
         error, *values = getattr(self._api, name)(*arguments)
@@ -225,6 +240,15 @@ class PyCuda(Cuda):
 
     def free_graph(self, graph: int) -> None:
         raise DeviceError("pycuda has no graphs")
+
+    def milliseconds(self, stream: int, work: Callable[[], None]) -> float:
+        with self._errors("cuEvent"):
+            began, ended = self._driver.Event(), self._driver.Event()
+            began.record(self._held[stream])
+            work()
+            ended.record(self._held[stream])
+            ended.synchronize()
+            return float(ended.time_since(began))
 
     def _hold(self, handle: int, thing: Any) -> int:
         self._held[handle] = thing

@@ -11,10 +11,13 @@ from sdi.runtime.engine import Engine
 from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.manifest import Manifest
 
-__all__ = ["OnnxRuntimeEngine"]
+__all__ = ["SKIPPED_OPTIMIZERS", "OnnxRuntimeEngine"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+# It rounds the biases of INT8 convolutions to int32, in steps that half cannot hold: wherever all but INT8 is half, the
+# answers are wrong. Biases are float in TensorRT too.
+SKIPPED_OPTIMIZERS = ("WeightBiasQuantization",)
 
 
 class OnnxRuntimeEngine(Engine):
@@ -31,10 +34,15 @@ class OnnxRuntimeEngine(Engine):
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or _cores()
+        # Its workers spin between two operators, which pays, and for long after the last one, which does not: at 25
+        # frames a second that would keep a core busy for nothing.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3  # errors; its warnings about constant folding help no user
         providers = _providers(device, onnxruntime.get_available_providers())
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=providers, disabled_optimizers=list(SKIPPED_OPTIMIZERS)
+            )
         except Exception as error:  # it raises a dozen kinds, none of them public
             raise InputError(
                 f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_first_line(error)}; "
@@ -44,6 +52,7 @@ class OnnxRuntimeEngine(Engine):
         if device == "cuda" and provider != _CUDA:
             raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")
         self.device = f"ONNX Runtime {onnxruntime.__version__}, {provider.removesuffix('ExecutionProvider')}"
+        self.on_gpu = provider == _CUDA
         self.batch, self.frame_hw = self._face()
 
     def execute(self, frames: np.ndarray) -> np.ndarray:

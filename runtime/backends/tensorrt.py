@@ -49,6 +49,7 @@ class TensorRTEngine(Engine):
         gpu = self._cuda.gpu
         check_gpu(path, header, manifest, gpu.name, gpu.compute_capability, self._trt)
         self.device = f"{title} {self._trt.__version__}, {gpu.name}"
+        self.on_gpu = True
         self._journal = journal_of(self._trt)
         self._journal.clear()
         self._graph: int | None = None
@@ -77,6 +78,15 @@ class TensorRTEngine(Engine):
             probability = answer.view(np.float32).reshape(shape)
             return np.rint(probability[:count] * 255).clip(0, 255).astype(np.uint8)
         return answer.reshape(shape)[:count].copy()
+
+    def device_ms(self, frames: np.ndarray) -> float:
+        frames = self._fit(frames)
+        try:
+            with self._cuda.current():
+                size = self._run(frames)  # shapes are set and the graph is recorded, as in every later call
+                return self._cuda.milliseconds(self._stream, lambda: self._enqueue(size))
+        except DeviceError as error:
+            raise DeviceError(f"{self.path.name} failed on {self.device}: {error}") from error
 
     def close(self) -> None:
         if self._undo is None:
@@ -205,33 +215,33 @@ class TensorRTEngine(Engine):
             frames = np.concatenate([frames, np.repeat(frames[-1:], least[0] - len(frames), axis=0)])
         return frames
 
-    def _run(self, frames: np.ndarray) -> None:
+    def _run(self, frames: np.ndarray) -> int:
+        """Execute, and answer how many bytes went to the GPU."""
         if self._planar:
             frames = frames.transpose(0, 3, 1, 2).astype(np.float32)
-        given = self._host_in[: frames.nbytes]
-        given.view(frames.dtype).reshape(frames.shape)[...] = frames
-        answer = self._host_out[: frames.nbytes // 3]
+        self._host_in[: frames.nbytes].view(frames.dtype).reshape(frames.shape)[...] = frames
         if frames.shape != self._shape:
             if not self._fixed and not self._context.set_input_shape("frame", frames.shape):
                 raise DeviceError(f"frames of {frames.shape} were refused: {self._journal.last_error()}")
             self._shape = frames.shape
-
-        def work() -> None:
-            self._cuda.upload(self._device_in, given, self._stream)
-            if not self._context.execute_async_v3(self._stream):
-                raise DeviceError(self._journal.last_error())
-            self._cuda.download(answer, self._device_out, self._stream)
-
-        if self._graph is not None:
-            self._cuda.launch(self._graph, self._stream)
-        else:
-            work()
+        self._enqueue(frames.nbytes)
         self._cuda.synchronise(self._stream)
         self._runs += 1
         # Only after a first run: what is set up lazily cannot be recorded.
         if self._runs == 1 and self._fixed and self._capturable():
             with suppress(DeviceError):  # then frame by frame, as before
-                self._graph = self._cuda.graph(self._stream, work)
+                self._graph = self._cuda.graph(self._stream, lambda: self._enqueue(frames.nbytes))
+        return frames.nbytes
+
+    def _enqueue(self, size: int) -> None:
+        """Put upload of `size` bytes, network and download of the answer into the stream."""
+        if self._graph is not None:
+            self._cuda.launch(self._graph, self._stream)
+            return
+        self._cuda.upload(self._device_in, self._host_in[:size], self._stream)
+        if not self._context.execute_async_v3(self._stream):
+            raise DeviceError(self._journal.last_error())
+        self._cuda.download(self._host_out[: size // 3], self._device_out, self._stream)
 
     def _capturable(self) -> bool:
         asks: Any = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX alone

@@ -7,7 +7,6 @@ import importlib
 import os
 import platform
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from sdi.runtime.doctor.look import answer_of, text_of
 from sdi.runtime.doctor.probes import Camera, Clock, Driver, Jetson, Part, Probes
 from sdi.runtime.errors import DeviceError
 from sdi.runtime.tensorrt_library import LIBRARIES, Library
@@ -31,7 +31,6 @@ __all__ = [
     "probe_machine",
 ]
 
-_TIMEOUT_S = 20
 _PROOF_TIMEOUT_S = 120  # TensorRT's provider builds an engine
 _PACKAGES = ("sdi", "cuda-bindings", "cuda-python", "pycuda", "paho-mqtt", "prometheus-client")
 
@@ -194,22 +193,22 @@ def _binding_error() -> str | None:
 def nvidia_on_bus(devices: Path) -> bool:
     """Whether a display or 3D controller (class 0x03....) of NVIDIA (vendor 0x10de) is there."""
     return any(
-        _text(device / "vendor").strip() == "0x10de" and _text(device / "class").startswith("0x03")
+        text_of(device / "vendor").strip() == "0x10de" and text_of(device / "class").startswith("0x03")
         for device in devices.glob("*")
     )
 
 
 def _jetson() -> Jetson | None:
-    model = _text(Path("/proc/device-tree/model")).rstrip("\0\n")
-    release = _text(Path("/etc/nv_tegra_release")).partition("\n")[0]
+    model = text_of(Path("/proc/device-tree/model")).rstrip("\0\n")
+    release = text_of(Path("/etc/nv_tegra_release")).partition("\n")[0]
     if "NVIDIA" not in model and not release:
         return None
-    plugin = _run("gst-inspect-1.0", "--exists", "nvarguscamerasrc")
+    plugin = answer_of("gst-inspect-1.0", "--exists", "nvarguscamerasrc")
     return Jetson(
         model or "Jetson",
         release,
-        power_mode_of(_run("nvpmodel", "-q") or ""),
-        power_modes_of(_text(Path("/etc/nvpmodel.conf"))),
+        power_mode_of(answer_of("nvpmodel", "-q") or ""),
+        power_modes_of(text_of(Path("/etc/nvpmodel.conf"))),
         plugin is not None,
     )
 
@@ -219,7 +218,7 @@ def devfreq_clock(folder: Path) -> Clock | None:
     for place in sorted(folder.glob("*")):
         if place.name.endswith((".gpu", ".ga10b", ".gv11b")) or place.name.startswith("gpu"):
             with suppress(ValueError):
-                now, most, least = (int(_text(place / f"{name}_freq")) for name in ("cur", "max", "min"))
+                now, most, least = (int(text_of(place / f"{name}_freq")) for name in ("cur", "max", "min"))
                 return Clock(now // 10**6, most // 10**6, least // 10**6)
     return None
 
@@ -230,32 +229,16 @@ def cameras_in(devices: Path) -> tuple[Camera, ...]:
     return tuple(
         Camera(
             str(path),
-            _text(Path("/sys/class/video4linux") / path.name / "name").strip(),
+            text_of(Path("/sys/class/video4linux") / path.name / "name").strip(),
             os.access(path, os.R_OK | os.W_OK),
         )
         for path in paths
     )
 
 
-def _run(*command: str) -> str | None:
-    """Stdout of a program; None where it is not there or fails."""
-    if shutil.which(command[0]) is None:
-        return None
-    with suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S, check=True)
-        return done.stdout
-    return None
-
-
 def _first_line(*command: str, pattern: str = r"(.+)") -> str | None:
-    found = re.search(pattern, (_run(*command) or "").strip())
+    found = re.search(pattern, (answer_of(*command) or "").strip())
     return found[1] if found else None
-
-
-def _text(path: Path) -> str:
-    with suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="replace")
-    return ""
 
 
 def _one_line(text: str) -> str:

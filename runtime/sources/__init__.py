@@ -50,6 +50,7 @@ class Source(abc.ABC):
         fps: frames a second at which a video of it should play.
         inputs: the files it reads, so that no output lands on them.
         stopping: set by `stop`; `frames` ends soon after.
+        seen: time.monotonic() when it last gave or awaited something: a read that hangs in a driver gives no sign.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Source(abc.ABC):
     fps: float = 25.0
     inputs: Sequence[Path] = ()
     stopping: bool = False
+    seen: float = 0.0
 
     @abc.abstractmethod
     def frames(self) -> Iterator[Frame | Skipped | Event]:
@@ -84,7 +86,8 @@ class Source(abc.ABC):
 
     def frame(self, index: int, name: str, image: np.ndarray) -> Frame:
         """A frame captured now."""
-        return Frame(index, self.prefix + name, self.name, image, time.monotonic(), time.time())
+        self.seen = time.monotonic()
+        return Frame(index, self.prefix + name, self.name, image, self.seen, time.time())
 
     def skipped(self, name: str, reason: str) -> Skipped:
         """What gave no picture, now."""
@@ -97,7 +100,8 @@ class Source(abc.ABC):
     def pause(self, seconds: float) -> None:
         """Wait, but not when asked to stop."""
         end = time.monotonic() + seconds
-        while not self.stopping and (left := end - time.monotonic()) > 0:
+        while not self.stopping and (left := end - (now := time.monotonic())) > 0:
+            self.seen = now
             time.sleep(min(_TICK_S, left))
 
     def __enter__(self) -> Self:

@@ -81,6 +81,7 @@ class LiveSource(Source):
                 self.pause(next(outage.delays))
                 continue
             now, wall_time = time.monotonic(), time.time()
+            self.seen = now  # frozen frames are withheld, and are no silence
             found = f"{image.shape[1]}x{image.shape[0]} {fourcc}".strip()
             if outage is not None:
                 facts = {"outage_s": round(now - last_seen, 3), "attempts": outage.attempts, "format": found}

@@ -95,6 +95,22 @@ def test_a_plan_of_a_range_takes_each_shape_in_it(make):
         assert engine(frames()[0]).shape == (64, 64)  # and goes on
 
 
+def test_the_device_tells_how_long_it_takes(make):
+    """By its own clock: some microseconds at least, and no longer than the host waits for the same."""
+    onnx, plan = make(ExportRequest("fp16"))
+    several = np.stack(frames()[:1])
+    with open_engine(onnx, device="cpu") as cpu, open_engine(plan) as engine:
+        assert (cpu.on_gpu, cpu.device_ms(several)) == (False, None)
+        assert engine.on_gpu
+        wanted = engine.execute(several)
+        taken = []
+        for _ in range(20):  # the first before there is a graph
+            started = time.perf_counter()
+            taken.append(engine.device_ms(several))
+            assert 0.001 < taken[-1] < (time.perf_counter() - started) * 1e3
+        assert (engine.execute(several) == wanted).all()  # timing leaves the engine as it was
+
+
 def test_answers_belong_to_the_caller(make):
     _, plan = make(ExportRequest("fp16"))
     first, second = frames()[0], np.zeros((64, 64, 3), np.uint8)

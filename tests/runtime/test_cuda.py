@@ -46,6 +46,11 @@ def _enter(cuda: CudaPython) -> None:
         (lambda cuda: cuda.graph(1, lambda: None), "cudaStreamBeginCapture"),
         (lambda cuda: cuda.launch(1, 1), "cudaGraphLaunch"),
         (lambda cuda: cuda.free_graph(1), "cudaGraphExecDestroy"),
+        (lambda cuda: cuda.milliseconds(1, lambda: None), "cudaEventCreate"),
+        (lambda cuda: cuda._call("cudaEventRecord", 1, 1), "cudaEventRecord"),
+        (lambda cuda: cuda._call("cudaEventSynchronize", 1), "cudaEventSynchronize"),
+        (lambda cuda: cuda._call("cudaEventElapsedTime", 1, 1), "cudaEventElapsedTime"),
+        (lambda cuda: cuda._call("cudaEventDestroy", 1), "cudaEventDestroy"),
     ],
 )
 def test_every_call_reaches_cuda(call: Callable[[CudaPython], object], name: str, cuda: CudaPython) -> None:

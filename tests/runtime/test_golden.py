@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pytest
 
-from sdi.runtime.golden import golden_difference, golden_frame, golden_record
+from sdi.runtime.golden import golden_check, golden_frame, golden_record
 
 
 def test_the_frame_is_the_same_everywhere() -> None:
@@ -38,7 +39,24 @@ def test_a_size_that_eight_does_not_divide() -> None:
 def test_the_difference_is_that_of_the_worst_tile() -> None:
     saliency = np.full((32, 32), 100, np.uint8)
     record = golden_record((32, 32), saliency, 1.0)
-    assert golden_difference(record, saliency) == 0
+    same = golden_check(record, lambda frame: saliency)
+    assert (same.difference, same.tolerance, same.passed) == (0, 1, True)
     saliency[:4, 4:8] += 16  # one tile of 4 x 4
     saliency[8, 8] += 16  # a sixteenth of another
-    assert golden_difference(record, saliency) == 16
+    other = golden_check(record, lambda frame: saliency)
+    assert (other.difference, other.passed) == (16, False)
+
+
+def test_the_picture_that_is_asked_about_is_the_one_in_the_record() -> None:
+    record = golden_record((24, 40), np.zeros((24, 40), np.uint8), 1.0)
+    asked = []
+    golden_check(record, lambda frame: asked.append(frame) or np.zeros((24, 40), np.uint8))
+    assert record["frame_sha256"] == hashlib.sha256(asked[0].tobytes()).hexdigest()
+    with pytest.raises(ValueError, match="not the one that this sdi draws"):
+        golden_check(record | {"frame_sha256": "0" * 64}, lambda frame: np.zeros((24, 40), np.uint8))
+
+
+def test_a_record_made_before_pictures_had_digests_serves() -> None:
+    record = golden_record((24, 40), np.zeros((24, 40), np.uint8), 1.0)
+    del record["frame_sha256"]
+    assert golden_check(record, lambda frame: np.zeros(frame.shape[:2], np.uint8)).passed

@@ -16,7 +16,7 @@ import sdi.runtime.loop as loop_module
 from sdi.runtime.defects import DefectRule
 from sdi.runtime.engine import Engine, open_engine
 from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.frame import Event, Frame, Result, Skipped
+from sdi.runtime.frame import Event, Frame, Result, Skipped, Verdict
 from sdi.runtime.inspector import Inspector
 from sdi.runtime.loop import Loop
 from sdi.runtime.sinks import Sink
@@ -247,6 +247,61 @@ def test_the_first_failure_is_the_one_that_is_raised() -> None:
     source = ListSource(_frame(0), _fail(DeviceError("first")))
     engine = PlainEngine(lambda frames: (_wait(source.ended)(), _fail(DeviceError("second"))()))
     assert str(_within(WAIT_S, Loop(source, engine, []).run)) == "first"
+
+
+class _HeldInspector(Inspector):
+    """Judges nothing before `before` has had its say."""
+
+    def __init__(self, before: Callable[[Frame], object]) -> None:
+        super().__init__()
+        self.before = before
+
+    def inspect(self, frame: Frame, saliency: np.ndarray) -> Verdict:
+        self.before(frame)
+        return super().inspect(frame, saliency)
+
+
+def test_the_engine_does_not_wait_for_judgement() -> None:
+    """The first map is judged only when the engine has the second frame."""
+    calls, second = [], threading.Event()
+
+    def count(_: np.ndarray) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            second.set()
+
+    sink = ListSink()
+    Loop(ListSource(_frame(0), _frame(1)), PlainEngine(count), [sink], _HeldInspector(_wait(second))).run()
+    assert sink.indices() == [0, 1]
+
+
+def test_what_the_engine_answered_before_it_failed_is_judged_and_written() -> None:
+    """The first map waits for its judgement until the engine has failed."""
+    failing = threading.Event()
+    calls = []
+
+    def fail_at_third(_: np.ndarray) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            failing.set()
+            raise DeviceError("lost")
+
+    sink = ListSink()
+    source = ListSource(*(_frame(i, 200) for i in range(100)))
+    loop = Loop(source, PlainEngine(fail_at_third), [sink], _HeldInspector(_wait(failing)))
+    assert str(_within(WAIT_S, loop.run)) == "lost"
+    assert sink.indices() == [0, 1]
+    assert [item.kind for item in sink.heard if isinstance(item, Event)] == ["alarm"]
+    assert source.taken < 30
+
+
+def test_a_judge_that_fails_stops_all() -> None:
+    source = ListSource(*(_frame(i) for i in range(5000)))
+    inspector = _HeldInspector(lambda frame: _fail(InputError("roi"))() if frame.index == 2 else None)
+    sink = ListSink()
+    assert str(_within(WAIT_S, Loop(source, PlainEngine(), [sink], inspector).run)) == "roi"
+    assert sink.indices() == [0, 1]
+    assert source.taken < 30
 
 
 def test_stop_finishes_frames_under_way() -> None:
