@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sdi.export.feed import Feed
-from sdi.export.parity import Runner
+from sdi.export.parity.runners import Runner
 from sdi.runtime.errors import InputError
 from sdi.runtime.images import list_images, read_image, resize_image
 

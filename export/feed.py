@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from sdi.export.onnx_model import with_probability_output
-from sdi.export.parity import Runner, runner_from_onnx
+from sdi.export.parity.runners import Runner, runner_from_onnx
 from sdi.runtime.images import resize_image
 
 __all__ = ["Feed"]
@@ -31,11 +31,11 @@ class Feed:
         filled = np.repeat(frames, self.batch or 1, axis=0)
         return np.ascontiguousarray(filled.transpose(0, 3, 1, 2), np.float32) if self.planar else filled
 
-    def runner(self, model: onnx.ModelProto) -> Runner:
-        """A model in ONNX Runtime; `model` is left as it was."""
+    def runner(self, model: onnx.ModelProto, device: str = "cpu") -> Runner:
+        """A model in ONNX Runtime, on "cpu" or "cuda"; `model` is left as it was."""
         if self.planar:
-            run = runner_from_onnx(model, None)
+            run = runner_from_onnx(model, None, device)
             return lambda frames: run(self.fed(frames))[: len(frames), 0]
         probing = onnx.ModelProto()
         probing.CopyFrom(model)
-        return runner_from_onnx(with_probability_output(probing), self.batch)
+        return runner_from_onnx(with_probability_output(probing), self.batch, device)

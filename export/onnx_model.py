@@ -13,11 +13,19 @@ from onnx import TensorProto, helper
 from sdi.runtime.errors import InputError, SdiError
 from sdi.train.face import Face
 
-__all__ = ["OPSET", "FrameShape", "float32_nodes", "onnx_from_face", "with_probability_output"]
+__all__ = [
+    "OPSET",
+    "PROBABILITY",
+    "FrameShape",
+    "float32_nodes",
+    "onnx_from_face",
+    "program_from_face",
+    "with_probability_output",
+]
 
 OPSET = 20  # the newest that TensorRT 10.3's parser (JetPack 6) reads
 _IR_VERSION = 10
-_PROBABILITY = "probability"
+PROBABILITY = "probability"  # the float32 tensor before scaling and rounding
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,26 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
         InputError: the model is too large for one file (2 GB).
         SdiError: PyTorch's exporter failed; its reason is quoted.
     """
+    program = program_from_face(face, shape)
+    model: onnx.ModelProto = program.model_proto
+    model.ir_version = min(model.ir_version, _IR_VERSION)
+    model.producer_name = "sdi"
+    _strip_traces(model)
+    if not face.raw and not face.planar:
+        _name_probability(model)
+    if model.ByteSize() > 2**31 - 1:
+        raise InputError("the ONNX model is over 2 GB, too large for one file; use --fp16 or a narrower variant")
+    return model
+
+
+def program_from_face(face: Face, shape: FrameShape) -> torch.onnx.ONNXProgram:
+    """What PyTorch's exporter makes of a face in eval mode: the ONNX graph, and the traced program it came from.
+
+    Tensors have one name in both.
+
+    Raises:
+        SdiError: PyTorch's exporter failed; its reason is quoted.
+    """
     free_batch = shape.dynamic or shape.free_batch
     batch = max(shape.batch, 2) if free_batch else shape.batch  # an example of 1 would be taken for a constant
     size = (shape.height, shape.width)
@@ -58,7 +86,7 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
                 (example,),
                 dynamo=True,
                 input_names=["frame"],
-                output_names=[_PROBABILITY if face.raw else "saliency"],
+                output_names=[PROBABILITY if face.raw else "saliency"],
                 opset_version=OPSET,
                 dynamic_shapes=(free_axes,) if free_axes else None,
                 verbose=False,
@@ -66,15 +94,7 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
     except Exception as error:
         raise SdiError(f"PyTorch {torch.__version__} could not export the network: {error}") from error
     assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    model.ir_version = min(model.ir_version, _IR_VERSION)
-    model.producer_name = "sdi"
-    _strip_traces(model)
-    if not face.raw and not face.planar:
-        _name_probability(model)
-    if model.ByteSize() > 2**31 - 1:
-        raise InputError("the ONNX model is over 2 GB, too large for one file; use --fp16 or a narrower variant")
-    return model
+    return program
 
 
 def with_probability_output(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -83,11 +103,11 @@ def with_probability_output(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         InputError: the graph has no tensor of that name, so it was not exported by sdi.
     """
-    if not any(_PROBABILITY in node.output for node in model.graph.node):
+    if not any(PROBABILITY in node.output for node in model.graph.node):
         raise InputError("the ONNX graph has no 'probability' tensor; export it with sdi-export")
     shape = [dim.dim_param or dim.dim_value or None for dim in model.graph.output[0].type.tensor_type.shape.dim]
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(_PROBABILITY, TensorProto.FLOAT, shape))
+    model.graph.output.append(helper.make_tensor_value_info(PROBABILITY, TensorProto.FLOAT, shape))
     return model
 
 
@@ -121,10 +141,10 @@ def _name_probability(model: onnx.ModelProto) -> None:
         for names in (node.input, node.output):
             for i, other in enumerate(names):
                 if other == name:
-                    names[i] = _PROBABILITY
+                    names[i] = PROBABILITY
     for value in model.graph.value_info:
         if value.name == name:
-            value.name = _PROBABILITY
+            value.name = PROBABILITY
 
 
 def _is_constant(node: onnx.NodeProto | None) -> bool:

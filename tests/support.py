@@ -14,7 +14,7 @@ from torch import nn
 from sdi.train.checkpoint import Checkpoint
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
 
-_NARROW = {"csepnet": 1 / 4, "minet": 1 / 2, "tsernet": 1 / 16, "tsernet-lite": 1 / 2}  # width by family
+NARROW = {"csepnet": 1 / 4, "minet": 1 / 2, "tsernet": 1 / 16, "tsernet-lite": 1 / 2}  # width by family
 
 
 def command(name: str, *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -29,13 +29,18 @@ def narrow_network(model: str, seed: int = 0) -> SaliencyNetwork:
     """A registered network a few channels wide: all its parts in a tenth of the time."""
     torch.manual_seed(seed)
     spec = model_spec(model)
-    return spec.build(width=_NARROW[spec.family])
+    return spec.build(width=NARROW[spec.family])
 
 
 def lively_checkpoint(model: str, side: int, seed: int = 0) -> Checkpoint:
     """A network whose maps are neither flat nor saturated, so that a comparison can tell something."""
     torch.manual_seed(seed)
-    network = build_model(model)
+    network = enliven(build_model(model))
+    return Checkpoint(model, (side, side), model_spec(model).preprocessing, network.state_dict())
+
+
+def enliven(network: SaliencyNetwork) -> SaliencyNetwork:
+    """Give it weights that keep signals alive through all layers, and batch norms that do something; in place."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -45,7 +50,7 @@ def lively_checkpoint(model: str, side: int, seed: int = 0) -> Checkpoint:
         elif isinstance(module, nn.Conv2d):
             fan_in = module.weight[0].numel()
             nn.init.normal_(module.weight, 0, (1 / fan_in) ** 0.5)
-    return Checkpoint(model, (side, side), model_spec(model).preprocessing, network.state_dict())
+    return network
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,15 @@ class CleanSteel:
         if not self._windows or rng.random() < 0.5:
             image, mask = draw_strip("clean", int(rng.integers(2**31)))
             return Sample("clean strip", image, mask)
+        return self.window(rng)
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether any sample has a window without a defect."""
+        return bool(self._windows)
+
+    def window(self, rng: np.random.Generator) -> Sample:
+        """One window of a sample's background; there has to be one."""
         sample, side = self._windows[rng.integers(len(self._windows))]
         corners = _empty_corners(sample.mask, side)
         top, left = corners[rng.integers(len(corners))]

@@ -62,6 +62,9 @@ class Normalise(nn.Module):
     """(N, H, W, 3) uint8 BGR, or (N, 3, H, W) float32 BGR of 0..255 -> (N, 3, H, W) float32 RGB, normalised.
 
     Cast first, then transpose: TensorRT takes uint8 only into a Cast.
+
+    Raises:
+        InputError: frames of another type or number of channels; none is cast or cut in silence, as no engine does.
     """
 
     scale: Tensor
@@ -78,7 +81,13 @@ class Normalise(nn.Module):
         self.register_buffer("bgr_to_rgb", torch.tensor([2, 1, 0]), persistent=False)
 
     def forward(self, frames: Tensor) -> Tensor:
-        x = frames if frames.is_floating_point() else frames.float().permute(0, 3, 1, 2)
+        planar = frames.is_floating_point()
+        if frames.ndim != 4 or frames.shape[1 if planar else 3] != 3 or not (planar or frames.dtype == torch.uint8):
+            raise InputError(
+                "frames must be (N, H, W, 3) uint8 BGR or (N, 3, H, W) float32 BGR, "
+                f"got {tuple(frames.shape)} {frames.dtype}"
+            )
+        x = frames if planar else frames.float().permute(0, 3, 1, 2)
         x = x.index_select(1, self.bgr_to_rgb)
         if self.divide_by_max:
             # A black picture stays black instead of becoming 0 / 0.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdi.runtime.errors import DeviceError
-from sdi.runtime.images import resize_image
+from sdi.runtime.images import check_frame, resize_image
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -197,12 +197,18 @@ def predict(face: Face, samples: Sequence[Sample], batch_size: int = 8) -> Itera
 
 
 def predict_images(face: Face, images: Sequence[np.ndarray], batch_size: int = 8) -> Iterator[np.ndarray]:
-    """The same of pictures without masks, (H, W, 3) uint8 BGR each."""
+    """The same of pictures without masks, (H, W, 3) uint8 BGR each.
+
+    Raises:
+        InputError: a picture has another type or shape.
+    """
     import torch
 
     device = next(face.network.parameters()).device
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
+        for image in batch:
+            check_frame(image)
         frames = np.stack([resize_image(image, face.network_hw) for image in batch])
         with torch.inference_mode():
             maps = face(torch.from_numpy(frames).to(device)).cpu().numpy()

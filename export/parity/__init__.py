@@ -1,0 +1,1 @@
+"""Parity gates: proof that an engine answers what was trained."""

@@ -1,0 +1,79 @@
+"""Runners: whatever answers raw probabilities to frames, in PyTorch or in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from sdi.runtime.backends.onnx_runtime import SKIPPED_OPTIMIZERS
+from sdi.runtime.errors import DeviceError, InputError
+from sdi.train.checkpoint import Checkpoint, load_network
+from sdi.train.face import Face
+
+__all__ = ["Runner", "runner_from_checkpoint", "runner_from_face", "runner_from_onnx"]
+
+Runner = Callable[[np.ndarray], np.ndarray]
+"""(N, H, W, 3) uint8 BGR at the engine's frame size -> (N, H, W) float32 probabilities."""
+
+
+def runner_from_checkpoint(checkpoint: Checkpoint) -> Runner:
+    """The reference: the checkpoint in PyTorch, float32, in its training form, at the size it was trained at."""
+    return runner_from_face(Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=True))
+
+
+def runner_from_face(face: Face) -> Runner:
+    """A face with raw output, on the CPU."""
+
+    @torch.inference_mode()
+    def run(frames: np.ndarray) -> np.ndarray:
+        return face(torch.from_numpy(frames)).float().numpy()
+
+    return run
+
+
+def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: str = "cpu") -> Runner:
+    """A raw ONNX model in ONNX Runtime; a fixed batch is filled by repeating the frame.
+
+    Args:
+        device: "cpu", or "cuda", where float32 is computed without TF32.
+    Raises:
+        InputError: ONNX Runtime cannot load it.
+        DeviceError: it has no CUDA here; or, from the runner, the execution failed.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # the arena would keep gigabytes of what a wide network needs once
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    providers: list = ["CPUExecutionProvider"]
+    if device == "cuda":
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise DeviceError("this ONNX Runtime has no CUDA; pip install 'sdi[gpu]', or use --device cpu")
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    try:
+        session = onnxruntime.InferenceSession(
+            source, options, providers=providers, disabled_optimizers=list(SKIPPED_OPTIMIZERS)
+        )
+    except Exception as error:  # it raises a dozen kinds, none of them public
+        raise InputError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_first_line(error)}"
+        ) from error
+    if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")
+
+    def run(frames: np.ndarray) -> np.ndarray:
+        fitted = np.repeat(frames, batch, axis=0) if batch else frames
+        try:
+            return session.run(None, {"frame": fitted})[0][: len(frames)]
+        except Exception as error:
+            raise DeviceError(f"the graph failed in ONNX Runtime: {_first_line(error)}") from error
+
+    return run
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

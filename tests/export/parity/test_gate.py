@@ -1,0 +1,327 @@
+"""The gate on a trained network: what it measures, what it refuses, and what it keeps of a failure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import onnx
+import py_sod_metrics
+import pytest
+from onnx import helper
+
+import sdi.export.parity.contenders as contenders
+from damage import negate, save_engine
+from sdi.export.onnx_model import PROBABILITY
+from sdi.export.parity.evidence import difference_picture
+from sdi.export.parity.figures import FIGURES
+from sdi.export.parity.gate import GateRequest, run_gate
+from sdi.export.parity.pictures import Pictures
+from sdi.export.parity.tolerances import TOLERANCES
+from sdi.runtime.engine import open_engine
+from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.images import read_gray, read_image
+from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
+from sdi.train.checkpoint import load_checkpoint, save_checkpoint
+from sdi.train.data import find_pairs
+from support import lively_checkpoint
+
+
+@pytest.fixture(scope="module")
+def pictures(strip_pairs):
+    return Pictures(pairs=find_pairs(images=strip_pairs / "images", masks=strip_pairs / "masks"))
+
+
+@pytest.fixture(scope="module")
+def judged(checkpoint, engines, pictures, tmp_path_factory):
+    """Every precision and the deploy form at once."""
+    evidence = tmp_path_factory.mktemp("gate") / "evidence"
+    result = run_gate(GateRequest(checkpoint, tuple(engines.values()), deploy=True, evidence=evidence), pictures)
+    return result, evidence
+
+
+def test_every_honest_runner_passes(judged):
+    result, evidence = judged
+    assert [(runner.kind, runner.precision) for runner in result.runners] == [
+        ("deploy", "fp32"),
+        ("onnx", "fp32"),
+        ("onnx", "fp16"),
+        ("onnx", "int8"),
+    ]
+    assert {runner.name: [row.figure for row in runner.failures] for runner in result.runners} == {
+        runner.name: [] for runner in result.runners
+    }
+    assert result.passed
+    assert (result.pictures, result.synthetic) == (4, False)
+    assert not evidence.exists()  # made when something fails
+
+
+def test_fewer_bits_differ_more(judged):
+    deploy, fp32, fp16, int8 = (runner.figures["mean"] for runner in judged[0].runners)
+    assert 0 < max(deploy, fp32) < fp16 / 10
+    assert fp16 < int8 / 10
+
+
+def test_scores_are_those_of_the_maps_that_the_runtime_gives(judged, engines, pictures):
+    measure, mae = py_sod_metrics.Smeasure(), py_sod_metrics.MAE()
+    with open_engine(engines["int8"]) as engine:
+        for index in range(len(pictures)):
+            saliency = engine(pictures.picture(index))
+            as_seen = {"pred": saliency / 255, "gt": pictures.truth(index) > 128, "normalize": False}
+            measure.step(**as_seen)
+            mae.step(**as_seen)
+    figures = judged[0].runners[3].figures
+    assert figures["S"] == pytest.approx(measure.get_results()["sm"], abs=1e-6)
+    assert figures["MAE"] == pytest.approx(mae.get_results()["mae"], abs=1e-6)
+    assert figures["S_lost"] == figures["reference_S"] - figures["S"]
+
+
+def test_every_figure_is_there(judged):
+    for runner in judged[0].runners:
+        clean = {name for name in FIGURES if name.startswith("clean")}
+        assert {row.figure for row in runner.rows} == set(FIGURES) - clean
+        assert all(np.isfinite(value) for value in runner.figures.values())
+        assert [picture["name"] for picture in runner.pictures] == ["clean", "inclusion", "patch", "scratch"]
+        assert set(runner.quantiles) == {"reference", "engine"}
+        assert runner.seconds_per_frame > 0
+
+
+def test_without_truth_there_are_no_scores(checkpoint, engines):
+    drawn = Pictures()
+    result = run_gate(GateRequest(checkpoint, (engines["fp32"],)), drawn)
+    assert result.synthetic
+    assert result.passed
+    assert "S_lost" not in result.runners[0].figures
+    assert [row.figure for row in result.runners[0].rows][:4] == ["max", "p999", "mean", "iou"]
+
+
+def test_a_failure_keeps_its_picture_as_reference_engine_difference(
+    checkpoint, engines, damaged, strip_pairs, pictures, tmp_path
+):
+    engine = damaged(engines["fp32"], negate("encoder.2.3.fuse.0"))
+    evidence = tmp_path / "evidence"
+    result = run_gate(GateRequest(checkpoint, (engine,), evidence=evidence), pictures)
+    (runner,) = result.runners
+    assert not result.passed
+    assert {row.figure for row in runner.failures} >= {"max", "mean", "p999"}
+    assert 1 <= len(runner.evidence) <= 3
+    worst = max(runner.pictures, key=lambda picture: picture["max"])["name"]
+    shown = read_image(evidence / f"minet-fp32.onnx-{worst}.png")
+    assert str(evidence / f"minet-fp32.onnx-{worst}.png") in runner.evidence
+    assert (shown[60:, :].shape[0], shown.shape[1]) == (320, 3 * 320 + 2 * 6)  # three panels under two lines of words
+    with open_engine(engine) as opened:
+        frame = cv2.resize(read_image(strip_pairs / "images" / f"{worst}.png"), (256, 256))
+        saliency = opened(frame)
+    panel = cv2.cvtColor(shown[60:, 326:646], cv2.COLOR_BGR2GRAY)
+    wanted = cv2.resize(saliency, (320, 320), interpolation=cv2.INTER_NEAREST)
+    assert np.abs(panel.astype(int) - wanted).max() <= 1
+    assert (shown[60:, 652:].reshape(-1, 3) != shown[60:, 652:653].reshape(-1, 3)[0]).any()  # colours
+
+
+def test_the_difference_is_scaled_to_its_greatest_value():
+    reference = np.zeros((40, 40), np.float32)
+    engine = reference.copy()
+    engine[10:20, 10:20] = 0.01
+    picture = difference_picture("a", "b", reference, engine)
+    colours = picture[60:, 652:].reshape(-1, 3).sum(axis=1)
+    assert colours.min() < 30  # of inferno: nearly black
+    assert colours.max() > 500  # and nearly white
+
+
+def test_evidence_goes_into_no_folder_of_others(checkpoint, engines, pictures, tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(InputError, match="holds files that sdi-parity --evidence did not write"):
+        run_gate(GateRequest(checkpoint, (engines["fp32"],), evidence=tmp_path), pictures)
+
+
+def test_bounds_can_be_replaced(checkpoint, engines, pictures):
+    strict = {**TOLERANCES, "fp16": replace(TOLERANCES["fp32"])}
+    result = run_gate(GateRequest(checkpoint, (engines["fp16"],), tolerances=strict), pictures)
+    assert {row.figure for row in result.runners[0].failures} >= {"max", "p999"}
+
+
+@pytest.mark.parametrize("side", [200, 320])
+def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(checkpoint, engines, side, tmp_path):
+    """Frames of another size are resized inside, as the reference does."""
+    model, manifest = onnx.load(engines["fp32"]), read_manifest(engines["fp32"])
+    # The same network behind a Resize, in front of another one.
+    for value in (*model.graph.input, *model.graph.output):
+        for dim in value.type.tensor_type.shape.dim[1:3]:
+            dim.dim_value = side
+    nodes = {output: node for node in model.graph.node for output in node.output}
+    first, last = nodes["add"], nodes[PROBABILITY]
+    assert (first.op_type, last.op_type) == ("Add", "Squeeze")
+    small, large = ([1, 3, 256, 256], [1, 1, side, side])
+    for name, sizes in (("small", small), ("large", large)):
+        model.graph.initializer.append(helper.make_tensor(name, 7, [4], sizes))
+    resize = {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}
+    into = helper.make_node("Resize", ["add", "", "", "small"], ["fitted"], name="into", **resize)
+    back = helper.make_node("Resize", [last.input[0], "", "", "large"], ["unfitted"], name="back", **resize)
+    for node in model.graph.node:
+        if node is not first and "add" in node.input:
+            node.input[list(node.input).index("add")] = "fitted"
+    last.input[0] = "unfitted"
+    order = list(model.graph.node)
+    model.graph.node.insert(order.index(last), back)
+    model.graph.node.insert(order.index(first) + 1, into)
+    del model.graph.value_info[:]
+    engine = save_engine(tmp_path / "camera.onnx", model, replace(manifest, frame_hw=(side, side)), "fp32")
+    result = run_gate(GateRequest(checkpoint, (engine,)), Pictures())
+    assert result.runners[0].failures == []
+    assert result.runners[0].pictures[0]["pixels"] == side * side
+
+
+def rewrite(engine, path, **fields):
+    """The same engine with another manifest."""
+    model, manifest = onnx.load(engine), read_manifest(engine)
+    return save_engine(path, model, replace(manifest, **fields), fields.get("precision", manifest.precision))
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"model": "tsernet-xs"}, r"holds minet, not tsernet-xs, which .*e\.onnx is an engine of"),
+        ({"precision": "fp8"}, r"of precision 'fp8'; bounds are known for fp32, fp16, int8"),
+        ({"preprocessing": {"mean": [0.5] * 3, "std": [0.2] * 3}}, "preprocesses by .* by others; export it again"),
+        ({"network_hw": (128, 256)}, r"runs at \(128, 256\), .* was trained at \(256, 256\)"),
+        (
+            {"frame_hw": (128, 256)},
+            r"takes \{'frame': \[1, 256, 256, 3\]\}, its manifest says frame \[1, 128, 256, 3\]",
+        ),
+        ({"batch": 4}, r"its manifest says frame \[4, 256, 256, 3\]"),
+    ],
+)
+def test_what_is_no_engine_of_this_checkpoint_is_refused(checkpoint, engines, tmp_path, fields, complaint):
+    engine = rewrite(engines["fp32"], tmp_path / "e.onnx", **fields)
+    with pytest.raises(InputError, match=complaint):
+        run_gate(GateRequest(checkpoint, (engine,)), Pictures())
+
+
+def test_files_that_are_not_what_they_should_be(checkpoint, engines, tmp_path):
+    path = tmp_path / "e.onnx"
+    with pytest.raises(InputError, match=r"no such engine: .*e\.onnx; make one with sdi-export"):
+        run_gate(GateRequest(checkpoint, (path,)), Pictures())
+    path.write_bytes(engines["fp32"].read_bytes())
+    with pytest.raises(InputError, match=r"no manifest beside .*e\.onnx: its precision is unknown"):
+        run_gate(GateRequest(checkpoint, (path,)), Pictures())
+    manifest_path(path).write_bytes(manifest_path(engines["fp32"]).read_bytes())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="truncated"):
+        run_gate(GateRequest(checkpoint, (path,)), Pictures())
+    path.unlink()
+    with pytest.raises(InputError, match="though its manifest is there"):
+        run_gate(GateRequest(checkpoint, (path,)), Pictures())
+    with pytest.raises(InputError, match="nothing to compare"):
+        run_gate(GateRequest(checkpoint), Pictures())
+    with pytest.raises(InputError, match="given twice"):
+        run_gate(GateRequest(checkpoint, (engines["fp32"], engines["fp32"])), Pictures())
+
+
+def test_a_graph_without_our_tensor_is_refused(checkpoint, engines, damaged):
+    def rename(model):
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name == PROBABILITY:
+                        names[i] = "p"
+
+    with pytest.raises(InputError, match="no 'probability' tensor; export it with sdi-export"):
+        run_gate(GateRequest(checkpoint, (damaged(engines["fp32"], rename),)), Pictures())
+
+
+def test_another_checkpoint_is_told_of(engines, checkpoint, pictures, tmp_path):
+    other = load_checkpoint(checkpoint)
+    head = "heads.0.1.bias"
+    other = replace(other, weights={**other.weights, head: other.weights[head] + 1})
+    save_checkpoint(tmp_path / "other.pt", other)
+    (runner,) = run_gate(GateRequest(tmp_path / "other.pt", (engines["fp32"],)), pictures).runners
+    assert "saturation" in {row.figure for row in runner.failures}
+    assert f"it was exported from another checkpoint than {tmp_path / 'other.pt'}" in runner.notes
+
+
+def test_a_mask_of_another_size_is_refused(checkpoint, engines, strip_pairs, tmp_path):
+    cv2.imwrite(str(tmp_path / "clean.png"), read_gray(strip_pairs / "masks" / "clean.png")[:-1])
+    pair = replace(
+        find_pairs(images=strip_pairs / "images", masks=strip_pairs / "masks")[0], mask=tmp_path / "clean.png"
+    )
+    with pytest.raises(InputError, match=r"the mask of clean is \(199, 200\), its picture \(200, 200\)"):
+        run_gate(GateRequest(checkpoint, (engines["fp32"],)), Pictures(pairs=[pair]))
+
+
+class _Plan:
+    """What `open_engine` gives for a plan: maps of 8 bits, here those of an ONNX engine."""
+
+    def __init__(self, engine):
+        self._engine, self.batch, self.closed = engine, engine.batch, False
+
+    def execute(self, frames):
+        return self._engine.execute(frames)
+
+    def close(self):
+        self.closed = True
+        self._engine.close()
+
+
+def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(checkpoint, engines, pictures, tmp_path, monkeypatch):
+    """Only the execution on a GPU is replaced: by ONNX Runtime, behind the same face."""
+    plan = rewrite(engines["fp32"], tmp_path / "minet-fp32.plan", target="tensorrt")
+    opened = []
+
+    def open_plan(path):
+        assert path == plan
+        opened.append(_Plan(open_engine(engines["fp32"], "cpu")))
+        return opened[-1]
+
+    monkeypatch.setattr(contenders, "open_engine", open_plan)
+    (runner,) = run_gate(GateRequest(checkpoint, (plan,), where=True), pictures).runners
+    assert runner.failures == []
+    assert (runner.kind, runner.precision) == ("engine", "fp32")
+    assert 0.4 / 255 < runner.figures["max"] <= 0.5 / 255 + 1e-6
+    row = next(row for row in runner.rows if row.figure == "max")
+    assert row.bound == pytest.approx(1e-3 + 0.5 / 255)
+    assert "rounded" in row.reason
+    assert next(row for row in runner.rows if row.figure == "iou").bound == TOLERANCES["fp32"].bounds["iou"].value
+    assert any("rounded to 8 bits" in note for note in runner.notes)
+    assert any("--where looks into ONNX files alone" in note for note in runner.notes)
+    assert opened[0].closed
+
+
+def test_a_plan_without_its_gpu_leaves_the_others_judged(checkpoint, engines, pictures, tmp_path, monkeypatch):
+    plan = rewrite(engines["fp16"], tmp_path / "minet-fp16.plan", target="tensorrt")
+
+    def no_gpu(path):
+        raise DeviceError(f"{path} is a TensorRT plan: no CUDA driver here")
+
+    monkeypatch.setattr(contenders, "open_engine", no_gpu)
+    result = run_gate(GateRequest(checkpoint, (engines["fp32"], plan)), pictures)
+    onnx_file, absent = result.runners
+    assert onnx_file.passed
+    assert not result.passed
+    assert "no CUDA driver here" in absent.unavailable
+    assert "sdi-parity --self-test --engine minet-fp16.plan" in absent.unavailable
+    assert absent.rows == []
+
+
+def test_a_network_of_another_size_passes_in_its_deploy_form(tmp_path):
+    save_checkpoint(tmp_path / "xs.pt", lively_checkpoint("tsernet-xs", 64))
+    result = run_gate(GateRequest(tmp_path / "xs.pt", deploy=True), Pictures())
+    assert result.passed
+    assert result.model == "tsernet-xs"
+
+
+def test_engines_of_one_name_are_told_apart(checkpoint, engines, tmp_path):
+    (tmp_path / "other").mkdir()
+    twin = rewrite(engines["fp32"], tmp_path / "other" / "minet-fp32.onnx")
+    result = run_gate(GateRequest(checkpoint, (engines["fp32"], twin)), Pictures())
+    assert [runner.name for runner in result.runners] == [str(engines["fp32"]), str(twin)]
+
+
+def test_manifest_only_moved(checkpoint, engines, tmp_path):
+    """A manifest that belongs to other bytes is a contradiction."""
+    path = tmp_path / "e.onnx"
+    path.write_bytes(engines["fp16"].read_bytes())
+    manifest = read_manifest(engines["fp32"])
+    write_manifest(path, manifest)
+    with pytest.raises(InputError, match="its manifest says"):
+        run_gate(GateRequest(checkpoint, (path,)), Pictures())

@@ -1,0 +1,84 @@
+"""The table of bounds, and files that replace some of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdi.export.parity.figures import FIGURES
+from sdi.export.parity.tolerances import TOLERANCES, Bound, Tolerance, read_tolerances, tolerances_as_toml
+from sdi.runtime.errors import InputError
+
+
+def test_every_figure_has_a_bound_with_a_reason_at_every_precision():
+    for tolerance in TOLERANCES.values():
+        assert set(tolerance.bounds) == set(FIGURES)
+        assert all(bound.reason for bound in tolerance.bounds.values())
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_fewer_bits_never_have_the_tighter_bound(figure):
+    fp32, fp16, int8 = (TOLERANCES[precision].bounds[figure].value for precision in ("fp32", "fp16", "int8"))
+    if FIGURES[figure].at_least:
+        assert fp32 >= fp16 >= int8
+    else:
+        assert fp32 <= fp16 <= int8
+
+
+def test_what_is_printed_is_what_is_read(tmp_path):
+    (tmp_path / "t.toml").write_text(tolerances_as_toml(TOLERANCES), encoding="utf-8")
+    assert read_tolerances(tmp_path / "t.toml") == TOLERANCES
+
+
+def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path):
+    path = tmp_path / "ours.toml"
+    path.write_text('[int8]\nmean = 0.05\niou = { bound = 0.7, reason = "faint \\"scratches\\"" }\n', encoding="utf-8")
+    read = read_tolerances(path)
+    assert read["int8"].bounds["mean"] == Bound(0.05, "set in ours.toml")
+    assert read["int8"].bounds["iou"] == Bound(0.7, 'faint "scratches"')
+    assert read["int8"].bounds["max"] == TOLERANCES["int8"].bounds["max"]
+    assert read["fp16"] == TOLERANCES["fp16"]
+    assert TOLERANCES["int8"].bounds["mean"].value != 0.05
+    (tmp_path / "again.toml").write_text(tolerances_as_toml(read), encoding="utf-8")
+    assert read_tolerances(tmp_path / "again.toml") == read
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[fp8]\nmax = 0.1", r"unknown precision \[fp8\]; known: fp32, fp16, int8"),
+        ("[int8]\nmedian = 0.1", r"int8\.median is no figure; known: max, p999"),
+        ("[int8]\nmean = 'small'", r"int8\.mean is 'small'; expected a number from 0 to 1"),
+        ("[int8]\nmean = true", r"int8\.mean is True; expected a number"),
+        ("[int8]\nmean = nan", r"int8\.mean is nan; expected a number"),
+        ("[int8]\nmean = -0.1", r"int8\.mean is -0\.1; expected a number"),
+        ("[int8]\nmean = { bound = 0.1, why = 'so' }", r"int8\.mean\.why is unknown; expected bound and reason"),
+        ("[int8]\nmean = { reason = 'so' }", r"int8\.mean is None; expected a number"),
+        ("[int8]\nmean = { bound = 0.1, reason = 3 }", r"int8\.mean\.reason is 3; expected a text"),
+        ("int8 = 3", r"int8 is 3; expected a table \[int8\]"),
+        ("[int8\nmean = 1", r"t\.toml is no TOML: .*--print-tolerances"),
+    ],
+)
+def test_what_a_file_may_not_say(tmp_path, text, complaint):
+    (tmp_path / "t.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=complaint):
+        read_tolerances(tmp_path / "t.toml")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read tolerances .*none\.toml: No such file"):
+        read_tolerances(tmp_path / "none.toml")
+
+
+def test_bounds_hold_on_their_side():
+    tolerance = Tolerance({"max": Bound(0.1, "a"), "iou": Bound(0.9, "b")})
+    assert tolerance.failures({"max": 0.1, "iou": 0.9}) == []
+    assert tolerance.failures({"max": 0.2, "iou": 0.95}) == ["max difference 0.2 is over 0.1"]
+    assert tolerance.failures({"max": 0.0, "iou": 0.5}) == ["mask IoU 0.5 is under 0.9"]
+    assert len(tolerance.failures({"max": float("nan"), "iou": float("nan")})) == 2
+
+
+def test_room_for_rounding_is_told():
+    wider = TOLERANCES["fp32"].widened(0.002, ("max",), "rounded")
+    assert wider.bounds["max"].value == TOLERANCES["fp32"].bounds["max"].value + 0.002
+    assert wider.bounds["max"].reason.endswith("; rounded")
+    assert wider.bounds["iou"] == TOLERANCES["fp32"].bounds["iou"]

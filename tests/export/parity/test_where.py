@@ -1,0 +1,112 @@
+"""The layer at which an engine leaves PyTorch, found where it was planted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from damage import negate
+from sdi.export.feed import Feed
+from sdi.export.parity.contenders import open_contender
+from sdi.export.parity.where import TracedNetwork, first_difference, tensor_error
+from sdi.runtime.errors import InputError
+from sdi.runtime.strip import draw_strip
+from sdi.train.checkpoint import load_checkpoint
+
+LAYER = "encoder.2.3.fuse.0"  # in the middle: 34 convolutions come before it
+
+
+@pytest.fixture(scope="module")
+def search(checkpoint):
+    """Engine -> what `first_difference` finds; the network is traced once."""
+    loaded = load_checkpoint(checkpoint)
+    network = TracedNetwork(loaded, Feed(loaded.input_hw))
+    image = draw_strip("inclusion", 3)[0]
+    return lambda engine: first_difference(
+        network, open_contender(engine, load_checkpoint(checkpoint), checkpoint), image
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_layer_with_changed_weights_is_found(search, engines, damaged, precision):
+    found = search(damaged(engines[precision], negate(LAYER)))
+    assert (found["layer"], found["op"]) == (LAYER, "Conv")
+    assert found["share"] > 0.8
+    assert found["error"] > 10 * found["inputs_error"] or precision == "int8"
+    examined = found["examined"]
+    assert {"layer": LAYER, "tensor": found["tensor"], "op": "Conv"}.items() <= next(
+        row.items() for row in examined if row["tensor"] == found["tensor"]
+    )
+    assert len(examined) <= 2 + np.log2(found["layers"])  # bisection, and the last layer
+    before = [row["map"] for row in examined[: [row["tensor"] for row in examined].index(found["tensor"])]]
+    assert max(before) < found["map"] / 2
+
+
+def test_one_changed_weight_of_four_thousand_is_found(search, engines, damaged):
+    def edit(model):
+        (tensor,) = (t for t in model.graph.initializer if t.name == f"network.{LAYER}.weight")
+        values = np.frombuffer(tensor.raw_data, np.float32).copy()
+        values[0] += 1
+        tensor.raw_data = values.tobytes()
+
+    assert search(damaged(engines["fp32"], edit))["layer"] == LAYER
+
+
+def test_a_fault_behind_the_last_layer_is_found(search, engines, damaged):
+    def compress(model):
+        (node,) = (n for n in model.graph.node if "probability" in n.output)
+        node.output[0] = "whole"
+        index = list(model.graph.node).index(node) + 1
+        model.graph.node.insert(index, helper.make_node("Mul", ["whole", "fraction"], ["probability"], name="compress"))
+        model.graph.initializer.append(helper.make_tensor("fraction", 1, [], [0.8]))
+
+    found = search(damaged(engines["fp32"], compress))
+    assert (found["tensor"], found["op"]) == ("probability", "Mul")
+    assert found["share"] > 0.999
+
+
+def test_equal_maps_need_no_search(search, engines):
+    found = search(engines["fp32"])
+    assert found["layer"] is None
+    assert found["map"] < 1e-6
+    assert len(found["examined"]) == 1
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_rounding_everywhere_is_no_layers_fault(search, engines, precision):
+    found = search(engines[precision])
+    assert found["layer"] is None
+    assert 0 < found["share"] < 0.25
+
+
+def test_layers_named_otherwise_are_refused(search, engines, damaged):
+    def rename(model):  # as an exporter does that counts one more convolution
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                for i, name in enumerate(names):
+                    if name.startswith("conv2d_"):
+                        names[i] = f"conv2d_{int(name.removeprefix('conv2d_')) + 1}"
+        del model.graph.value_info[:]
+
+    with pytest.raises(InputError, match="other names than this sdi gives them; export it again"):
+        search(damaged(engines["fp32"], rename))
+
+
+def test_the_worst_channel_decides():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(1, 8, 10, 10)).astype(np.float32)
+    engine = reference.copy()
+    assert tensor_error(reference, engine) == 0
+    engine[:, 3] = 0
+    norms = np.linalg.norm(reference[0].reshape(8, -1).astype(np.float64), axis=1)
+    assert tensor_error(reference, engine) == pytest.approx(norms[3] / np.sqrt((norms**2).mean()))
+    engine[:, 3] = np.nan
+    assert tensor_error(reference, engine) == np.inf
+    assert tensor_error(reference, engine[:, :4]) == np.inf
+
+
+def test_silence_in_both_is_no_error():
+    nothing = np.zeros((1, 4, 5, 5), np.float32)
+    assert tensor_error(nothing, nothing) == 0
+    assert tensor_error(nothing, nothing + 1e-3) == 1

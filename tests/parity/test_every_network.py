@@ -1,0 +1,80 @@
+"""Every network in every precision through the gate: no network is registered that cannot be proved.
+
+MINet and TSERNet-lite with the weights that come with sdi, on frames of half their side; of the others a few channels,
+with weights and batch-norm statistics that make their maps lively, since nothing is proved by a flat one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdi.train.models as models
+from sdi.calibration.picture_set import SET_FILE
+from sdi.calibration.selection import choose_calibration_set
+from sdi.export.feed import Feed
+from sdi.export.int8 import Int8Options
+from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.parity.comparison import compare
+from sdi.export.parity.pictures import Pictures, frames_of
+from sdi.export.parity.runners import runner_from_checkpoint
+from sdi.export.parity.tolerances import TOLERANCES
+from sdi.export.precision import lowered_model
+from sdi.runtime.images import write_image
+from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
+from sdi.train.face import Face
+from sdi.train.models import model_names, model_spec
+from sdi.train.models.deploy import deploy_form
+from support import NARROW, lively_checkpoint
+
+SHIPPED = ("minet", "tsernet-lite")
+# tsernet-s and tsernet-xs are tsernet in other widths.
+NETWORKS = [n for n in model_names() if not model_spec(n).ablation and n not in ("tsernet-s", "tsernet-xs")]
+
+
+@pytest.fixture(scope="module")
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibration")
+    for kind in DEFECTS:
+        write_image(folder / f"{kind}.png", draw_strip(kind, 10)[0])
+    choose_calibration_set(folder, len(DEFECTS)).write(folder / SET_FILE)
+    return folder
+
+
+def _checkpoint(name: str, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
+    if name in SHIPPED:
+        return replace(load_checkpoint(shipped_checkpoint(name)), input_hw=(128, 128))
+    spec = model_spec(name)
+    monkeypatch.setitem(models._MODELS, name, replace(spec, build=partial(spec.build, width=NARROW[spec.family])))
+    return lively_checkpoint(name, 64)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_precision_is_within_its_bounds(name: str, calibration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = _checkpoint(name, monkeypatch)
+    reference, feed, pictures = runner_from_checkpoint(checkpoint), Feed(checkpoint.input_hw), Pictures()
+    maps = [reference(frame[None])[0] for _, frame in frames_of(pictures, feed.frame_hw)]
+    assert max(float(np.ptp(each)) for each in maps) > 0.02
+    face = Face(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
+    traced = onnx_from_face(face, FrameShape(*checkpoint.input_hw))
+    differences = []
+    for precision, tolerance in TOLERANCES.items():
+        model = lowered_model(
+            traced,
+            precision,
+            feed,
+            pictures,
+            int8=Int8Options(calibration, keep=()) if precision == "int8" else None,
+            name=name,
+            preprocessing=checkpoint.preprocessing.to_dict(),
+            weights=None,
+        ).model
+        parity = compare(reference, feed.runner(model), frames_of(pictures, feed.frame_hw))
+        assert tolerance.failures(parity) == [], precision
+        differences.append(parity.mean)
+    assert 0 < differences[0] < differences[1] < differences[2]  # each is what it is said to be
