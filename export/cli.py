@@ -16,7 +16,7 @@ from sdi.runtime.errors import InputError
 if TYPE_CHECKING:
     from sdi.export.engines import BuildOptions, EngineBuilder, Exported
     from sdi.export.exporter import ExportRequest
-    from sdi.export.parity import Pictures
+    from sdi.export.parity.pictures import Pictures
     from sdi.train.checkpoint import Checkpoint
 
 __all__ = ["main"]
@@ -25,6 +25,7 @@ _PRECISION = "Precision (several at once make several files)"
 _INT8 = "INT8 (with --int8)"
 _FACE = "Face of the engine"
 _PARITY = "Comparison with PyTorch"
+_TOGETHER = "--int8 and --calibration FOLDER go together; make one: sdi-calibrate --images PICTURES"
 _BUILDER = "Engine builder"
 
 
@@ -67,7 +68,8 @@ def export_command(
         bool,
         typer.Option(
             "--int8",
-            help="Convolutions in INT8, kept only if accuracy holds; needs --calibration. Writes a report.",
+            help="Convolutions in INT8, kept only if accuracy holds; needs --calibration, unless sdi-train --qat made "
+            "the checkpoint. Writes a report.",
             rich_help_panel=_PRECISION,
         ),
     ] = False,
@@ -265,15 +267,25 @@ def export_command(
         shape = _shape(frame, dynamic, batch)
         if raw and face != "uint8":
             raise InputError("--raw and --face planar exclude each other; planar answers float32 anyway")
-        if int8 != (calibration is not None):
-            raise InputError("--int8 and --calibration FOLDER go together; make one: sdi-calibrate --images PICTURES")
+        if calibration is not None and not int8:
+            raise InputError(_TOGETHER)
         with log.status("loading PyTorch"):
             from sdi.export.exporter import ExportRequest
             from sdi.export.int8 import Int8Options
-            from sdi.export.parity import Pictures
+            from sdi.export.int8_ranges import trained_places
+            from sdi.export.parity.pictures import Pictures
+        source, digest = _checkpoint(model, checkpoint, random_weights)
         quantising = None
-        if calibration is not None:
-            quantising = Int8Options(calibration, rest, ranges, max_drop, validation, masks, rank=rank_layers)
+        if int8:
+            trained = trained_places(source)
+            if trained is None and calibration is None:
+                raise InputError(_TOGETHER)
+            if trained is not None and calibration is not None:
+                log.print("--calibration is not used: the checkpoint was trained for INT8 and holds its ranges")
+                calibration = None
+            quantising = Int8Options(
+                calibration, rest, ranges, max_drop, validation, masks, rank=rank_layers, trained=trained
+            )
         requests = [
             ExportRequest(
                 precision,  # type: ignore[arg-type]
@@ -291,7 +303,6 @@ def export_command(
             log.print(f"{request.precision}: target {builder.name} ({why})")
             builders.append(builder)
         pictures = Pictures(images, limit)
-        source, digest = _checkpoint(model, checkpoint, random_weights)
         work = list(zip(requests, builders, strict=True))
         done = _from_checkpoint(source, digest, work, options, output or Path(), overwrite, pictures)
     _report(done, json)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,21 +22,17 @@ from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, Track
 from sdi.export.int8_report import write_int8_report
 from sdi.export.onnx_model import FrameShape, onnx_from_face
-from sdi.export.parity import (
-    TOLERANCES,
-    Parity,
-    Pictures,
-    Runner,
-    compare,
-    frames_of,
-    runner_from_face,
-)
+from sdi.export.parity.comparison import compare
+from sdi.export.parity.figures import Parity, to_levels
+from sdi.export.parity.pictures import Pictures, frames_of
+from sdi.export.parity.runners import Runner, runner_from_face
+from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.plan import engine_from_onnx
 from sdi.export.precision import Lowered, Precision, lowered_model
 from sdi.export.work import work_by_precision
 from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.files import atomic_path, ensure_folder, sha256_of
-from sdi.runtime.golden import golden_frame, golden_record
+from sdi.runtime.golden import golden_check, golden_frame, golden_record
 from sdi.runtime.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
@@ -153,6 +150,10 @@ def export_onnx(
     say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {opset}")
     reference = runner_from_face(Face(network, checkpoint.preprocessing, network_hw, raw=True))
     pictures, feed = images or Pictures(None), request.feed(network_hw)
+    # Eight bits hide what the float32 graph that they come from may get wrong.
+    exact = feed.runner(model) if request.precision == "int8" else None
+    traced = None if exact is None else _levels(exact, frame_hw)
+    del exact
     lowered = lowered_model(
         model,
         request.precision,
@@ -175,8 +176,9 @@ def export_onnx(
         del model  # a wide network is large, and ONNX Runtime has its own copy now
         parity = _gate(reference, runner, request, feed, pictures)
         say("ONNX checker passed; " + _figures(parity))
+        golden = _golden(request, frame_hw, _levels(reference, frame_hw), _levels(runner, frame_hw), traced)
         manifest = replace(
-            _manifest(beside, lowered, checkpoint, request, reference, parity, frame_hw, checkpoint_sha256),
+            _manifest(beside, lowered, checkpoint, request, golden, parity, frame_hw, checkpoint_sha256),
             layers=layers,
         )
         # A manifest of an older file must not lie beside the new one, whatever happens in between.
@@ -260,6 +262,41 @@ def _gate(
     return parity
 
 
+def _levels(runner: Runner, frame_hw: tuple[int, int]) -> np.ndarray:
+    """The answer to the golden picture, (H, W) uint8."""
+    return to_levels(runner(golden_frame(*frame_hw)[None])[0])
+
+
+def _golden(
+    request: ExportRequest,
+    frame_hw: tuple[int, int],
+    reference: np.ndarray,
+    made: np.ndarray,
+    traced: np.ndarray | None,
+) -> dict[str, Any]:
+    """The golden record, once the file is known to keep it.
+
+    The golden picture has colours, so it tells BGR from RGB where gray steel does not. It is unlike all steel, and what
+    eight bits make of it is their own: an INT8 file is asked for what it answers here, and PyTorch's answer is asked
+    of the float32 graph that it comes from.
+
+    Args:
+        reference, made, traced: answers of PyTorch, of the file, and of the float32 graph where the file is INT8.
+    Raises:
+        GateError: the answer is another than PyTorch's.
+    """
+    precision: Precision = request.precision if traced is None else "fp32"
+    record = golden_record(frame_hw, reference, tolerance=_GOLDEN_TOLERANCES[precision])
+    answer = made if traced is None else traced
+    check = golden_check(record, lambda frame: answer)
+    if not check.passed:
+        raise GateError(
+            f"the exported ONNX file answers the golden picture otherwise than PyTorch: off by {check.difference:.1f} "
+            f"gray levels, {check.tolerance:g} are allowed; nothing was kept"
+        )
+    return record if traced is None else golden_record(frame_hw, made, tolerance=_GOLDEN_TOLERANCES["int8"])
+
+
 def _save(model: onnx.ModelProto, beside: Path, path: Path) -> None:
     try:
         onnx.save(model, beside)
@@ -280,14 +317,13 @@ def _manifest(
     lowered: Lowered,
     checkpoint: Checkpoint,
     request: ExportRequest,
-    reference: Runner,
+    golden: dict[str, Any],
     parity: Parity,
     frame_hw: tuple[int, int],
     checkpoint_sha256: str | None,
 ) -> Manifest:
     digest = sha256_of(file)
     quantisation = lowered.quantisation
-    golden = np.rint(reference(golden_frame(*frame_hw)[None])[0] * 255).astype(np.uint8)
     return Manifest(
         model=checkpoint.model,
         family=checkpoint.family,
@@ -304,7 +340,7 @@ def _manifest(
         bytes=file.stat().st_size,
         sha256=digest,
         builder={name: version(name) for name in ("sdi", "torch", "onnx", "onnxscript")},
-        golden=golden_record(frame_hw, golden, tolerance=_GOLDEN_TOLERANCES[request.precision]),
+        golden=golden,
         parity=parity.to_dict(),
         metrics=checkpoint.metrics,
         calibration=quantisation.fingerprint if quantisation is not None else None,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,28 +11,28 @@ import numpy as np
 import onnx
 
 from sdi.calibration.picture_set import CalibrationSet, read_calibration_set
-from sdi.calibration.ranges import RangeMethod, RangeSource, cached_ranges, measure_ranges
+from sdi.calibration.ranges import RangeMethod
 from sdi.export.accuracy import DEFAULT_MAX_DROP, Validation, mean_difference, validation_pictures
 from sdi.export.feed import Feed
 from sdi.export.half import half_model
-from sdi.export.quantize import Layer, quantizable_layers, quantized_model, skip_inputs
+from sdi.export.int8_ranges import Track, measured_ranges, trained_ranges
+from sdi.export.quantize import Layer, quantizable_layers, quantized_model
 from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
 from sdi.runtime.errors import GateError, InputError
+from sdi.train.qat import Int8Places
 
 __all__ = ["Int8Options", "Quantisation", "Track", "int8_model"]
 
 _RANKED_ON = 4  # pictures
 _UNMASKED = 32  # pictures, of those that calibrated, whose maps are compared where no others are given
 _KEPT_AT_MOST = 0.5  # of the layers: with more in high precision INT8 gains too little
-Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Wraps a long loop, told what it does, e.g. with a progress bar."""
 
 
 @dataclass(frozen=True)
 class Int8Options:
     """How to quantise, and what it may cost."""
 
-    calibration: Path  # a folder of sdi-calibrate
+    calibration: Path | None  # a folder of sdi-calibrate; None where the network was trained for INT8
     rest: Literal["fp16", "fp32"] = "fp16"  # precision of what is not INT8
     ranges: RangeMethod = "mse"
     max_drop: float | None = None  # None: the default of what is measured
@@ -43,6 +41,16 @@ class Int8Options:
     skips: bool = True  # quantise the skip inputs of residual additions as well
     rank: bool = False  # rank the layers even when none has to be kept
     keep: tuple[str, ...] | None = None  # these stay in high precision, whatever it costs: nothing is measured
+    trained: Int8Places | None = None  # what the network was trained for INT8 with: no range is measured
+
+    def __post_init__(self) -> None:
+        if (self.calibration is None) == (self.trained is None):
+            raise InputError("INT8 takes its ranges from a calibration set or from training for INT8, one of them")
+        if self.trained is not None and self.validation is None and (self.max_drop is not None or self.rank):
+            raise InputError(
+                "--max-drop and --rank-layers need pictures to measure on: give --validation DATA (the network was "
+                "trained for INT8, so there are no calibration pictures)"
+            )
 
 
 @dataclass(frozen=True)
@@ -94,62 +102,58 @@ def int8_model(
         InputError: the calibration set or the validation pictures cannot be used.
         GateError: the bound cannot be held with half of the layers kept.
     """
-    pictures = read_calibration_set(options.calibration)
-    pictures.verify()
-    if (pictures.preprocessing, pictures.weights) not in ((None, None), (preprocessing, weights)):
-        say("the calibration set names another network's weights or preprocessing; its pictures serve all the same")
     layers = quantizable_layers(model)
     if not layers:
         raise InputError("the network has no convolution with constant weights, so there is nothing to quantise")
-    tensors = {layer.tensor for layer in layers} | {tensor for tensor, _ in skip_inputs(model).values()}
-    graph = hashlib.sha256(model.SerializeToString(deterministic=True))
-    graph.update("\0".join(sorted(tensors)).encode())
-    source = RangeSource(
-        pictures.picture_fingerprint,
-        json.dumps(preprocessing, sort_keys=True),
-        weights or "random",
-        graph.hexdigest(),
-        options.ranges,
-    )
-    folder = options.calibration if options.calibration.is_dir() else options.calibration.parent
-    cache = folder / f"ranges-{name}-{options.ranges}.json"
-    frames = _Frames(pictures, feed, track)
-    ranges = cached_ranges(cache, source, lambda: measure_ranges(model, frames, options.ranges, tensors), say)
-    quantiser = _Quantiser(model, options, ranges, {layer.name: layer for layer in layers}, float32)
-    if options.keep is None:
+    pictures: CalibrationSet | None = None
+    if options.trained is not None:
+        found = trained_ranges(model, layers, options.trained, weights)
+        say(f"ranges are those that it was trained for INT8 with, of {options.trained.pictures} training pictures")
+    else:
+        assert options.calibration is not None
+        pictures = read_calibration_set(options.calibration)
+        pictures.verify()
+        folder = options.calibration if options.calibration.is_dir() else options.calibration.parent
+        found = measured_ranges(
+            model,
+            layers,
+            options.ranges,
+            pictures,
+            folder / f"ranges-{name}-{options.ranges}.json",
+            feed,
+            preprocessing=preprocessing,
+            weights=weights,
+            say=say,
+            track=track,
+        )
+    quantiser = _Quantiser(model, options, found.limits, {layer.name: layer for layer in layers}, float32)
+    accuracy: dict[str, Any] = {}
+    sensitivity: list[Sensitivity] = []
+    if options.keep is not None:
+        kept = options.keep
+        why = dict.fromkeys(kept, "asked for")
+    elif pictures is None and options.validation is None:
+        say("accuracy is not measured: training scored the network in INT8; --validation measures what it loses")
+        kept, why = (), {}
+    else:
         search = _Search(quantiser, _validation(options, pictures), feed, say, track)
         kept, accuracy, sensitivity = search.run()
         why = {layer: f"among the {len(kept)} most sensitive" for layer in kept}
-    else:
-        kept, accuracy, sensitivity = options.keep, {}, []
-        why = dict.fromkeys(kept, "asked for")
+    why |= dict.fromkeys(quantiser.always, "kept in training")
     reasons = {name: float32[layer.node] for name, layer in quantiser.layers.items() if layer.node in float32} | why
     for layer, reason in reasons.items():
         say(f"kept in high precision: {layer} ({reason})")
     record = Quantisation(
-        source.fingerprint,
-        options.ranges,
+        found.fingerprint,
+        found.method,
         options.rest,
         len(layers),
         reasons,
         accuracy,
         [asdict(item) for item in sensitivity],
-        {layer.tensor: ranges[layer.tensor] for layer in layers if layer.name not in reasons},
+        {layer.tensor: found.limits[layer.tensor] for layer in layers if layer.name not in reasons},
     )
     return quantiser.made(kept), record
-
-
-class _Frames:
-    """The calibration pictures as a model wants them, read anew each time they are gone through."""
-
-    def __init__(self, pictures: CalibrationSet, feed: Feed, track: Track) -> None:
-        self._pictures = pictures
-        self._feed = feed
-        self._track = track
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        for picture in self._track(self._pictures.pictures, "measuring ranges"):
-            yield self._feed.fed(self._feed.frame(self._pictures.read(picture))[None])
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,14 @@ class _Quantiser:
     layers: dict[str, Layer]
     float32: dict[str, str]  # nodes out of half's range
 
+    @property
+    def always(self) -> tuple[str, ...]:
+        """Layers that training kept in high precision, so they have no ranges."""
+        return self.options.trained.kept if self.options.trained is not None else ()
+
     def made(self, keep: Collection[str]) -> onnx.ModelProto:
         """The final form, with these layers in high precision."""
+        keep = {*keep, *self.always}
         made = quantized_model(self.model, self.ranges, keep=keep, float32=self.float32, skips=self.options.skips)
         return half_model(made, self.float32) if self.options.rest == "fp16" else made
 
@@ -205,8 +215,8 @@ class _Search:
         except TooLossy as error:
             raise GateError(
                 f"INT8 loses more {validation.measure} than {bound:g} even with {most} of {len(layers)} layers in "
-                f"high precision: {error}; nothing was kept. Export --fp16, calibrate on more pictures, choose "
-                "another --ranges, or allow more with --max-drop"
+                f"high precision: {error}; nothing was kept. Train it for INT8 (sdi-train --qat CHECKPOINT), export "
+                "--fp16, calibrate on more pictures, choose another --ranges, or allow more with --max-drop"
             ) from error
         if options.rank:
             self._ranking()
@@ -221,7 +231,8 @@ class _Search:
             return self._ranked
         few = self._validation.some(_RANKED_ON)
         reference = list(few.probabilities(self._feed.runner(self._quantiser.model), self._feed))
-        layers = [name for name, layer in self._quantiser.layers.items() if layer.node not in self._quantiser.float32]
+        fixed = {*self._quantiser.float32, *(self._quantiser.layers[name].node for name in self._quantiser.always)}
+        layers = [name for name, layer in self._quantiser.layers.items() if layer.node not in fixed]
         for layer in self._track(layers, "ranking layers"):
             answers = few.probabilities(self._feed.runner(self._quantiser.alone(layer)), self._feed)
             errors = [np.abs(a - b).mean() for a, b in zip(reference, answers, strict=True)]
@@ -230,11 +241,12 @@ class _Search:
         return self._ranked
 
 
-def _validation(options: Int8Options, pictures: CalibrationSet) -> Validation:
-    calibrated = pictures.pictures
+def _validation(options: Int8Options, pictures: CalibrationSet | None) -> Validation:
+    calibrated = pictures.pictures if pictures is not None else ()
     if options.validation is not None:
         stems = {Path(picture.file).stem for picture in calibrated}
         return validation_pictures(options.validation, options.masks, leave_out=stems)
+    assert pictures is not None
     chosen = calibrated[:: max(1, len(calibrated) // _UNMASKED)]
     return Validation(
         tuple(picture.file for picture in chosen),

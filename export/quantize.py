@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
+
+from sdi.train.qat import half_steps
 
 __all__ = ["Layer", "QuantizedGraph", "half_scales", "quantizable_layers", "quantized_model", "skip_inputs"]
 
@@ -130,14 +133,8 @@ def quantized_model(
 
 
 def half_scales(limits: np.ndarray) -> np.ndarray:
-    """Steps of symmetric int8 for these limits, each a value that half holds too, so that one grid serves both.
-
-    Rounded up: rounding down would cut the limit off. Zero limits get a step of one.
-    """
-    exact = np.where(limits > 0, limits / _LEVELS, 1.0)
-    rounded = exact.astype(np.float16)
-    up = np.where(rounded.astype(np.float64) < exact, np.nextafter(rounded, np.float16(np.inf)), rounded)
-    return up.astype(np.float32)
+    """`half_steps` of an array, float32: the grid that networks are trained on for INT8."""
+    return half_steps(torch.as_tensor(limits)).numpy()
 
 
 class QuantizedGraph:

@@ -34,6 +34,7 @@ _EXTRA_OF = {
     "matplotlib": "eval",
     "onnx": "export",
     "onnxscript": "export",
+    "tomli": "export",
     "onnxruntime": "cpu",
     "cv2": "opencv",
     "paho": "line",

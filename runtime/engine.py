@@ -116,7 +116,7 @@ class Engine(abc.ABC):
         if golden is not None and not golden.passed:
             raise DeviceError(
                 f"{self.path.name} fails its self-test on {self.device}: the answer to the golden picture is off by "
-                f"{golden.difference:.1f} gray levels, {golden.tolerance:g} are allowed; update the driver and the "
+                f"{golden.difference:.1f} gray levels, {golden.tolerance} are allowed; update the driver and the "
                 "runtime, or export the engine again"
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +15,15 @@ from sdi.runtime.files import ensure_folder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from torch import Tensor
 
     from sdi.train.checkpoint import Checkpoint
+    from sdi.train.data import Sample
+    from sdi.train.face import Face
     from sdi.train.models import SaliencyNetwork
+    from sdi.train.qat import Int8Places
     from sdi.train.recipe import Recipe
-    from sdi.train.splits import Place, Splits
+    from sdi.train.splits import Splits
     from sdi.train.trainer import Trainer
 
 __all__ = ["main"]
@@ -26,6 +31,7 @@ __all__ = ["main"]
 _DATA = "Data"
 _RECIPE = "Recipe (what is not given comes from --recipe)"
 _RUN = "Run"
+_RANGED_ON = 64  # pictures at the most
 
 
 def train_command(
@@ -122,6 +128,23 @@ def train_command(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    qat: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Train this checkpoint (or 'default') for INT8: a few epochs at a low rate, in which the network "
+            "computes as sdi-export --int8 makes it. For networks that lose too much in INT8 otherwise.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
+    qat_keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LAYER",
+            help="With --qat: a convolution, as sdi-export names it, that stays in high precision; can be repeated.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Run folder (or its last.pt) to take up exactly where it stopped.", rich_help_panel=_RUN),
@@ -162,13 +185,18 @@ def train_command(
       sdi-train --model minet --recipe quick --init default --images own/images --masks own/masks --lr 1e-3
 
       sdi-train --model tsernet-xs --recipe quick --images steel/images --masks steel/masks --set ema=0.999
+
+      sdi-train --qat runs/minet/first/best.pt --data SD-saliency-900
     """
     from sdi.train.allocator import keep_freed_memory
     from sdi.train.checkpoint import load_checkpoint
+    from sdi.train.data import load_samples
     from sdi.train.devices import one_voice, open_fabric
+    from sdi.train.face import Face
     from sdi.train.models import known_models, model_spec
     from sdi.train.recipe import Recipe, parse_settings
-    from sdi.train.splits import Place, choose_splits
+    from sdi.train.splits import Place, choose_splits, refuse_leaks
+    from sdi.train.trainer import Trainer
     from sdi.train.watch import watch
 
     flags: dict[str, tuple[str, Any]] = {
@@ -192,8 +220,11 @@ def train_command(
     # SDI_DATA may be set as well.
     place = Place(images=images, masks=masks, layout=layout) if images or masks else Place(data=data, layout=layout)
     before: Checkpoint | None = None
+    start: Checkpoint | None = None
+    if qat_keep and qat is None:
+        raise InputError("--qat-keep needs --qat CHECKPOINT")
     if resume is not None:
-        others = {"--set": settings, "--recipe": recipe, "--output": output, "--init": init}
+        others = {"--set": settings, "--recipe": recipe, "--output": output, "--init": init, "--qat": qat}
         if fixed := [*given.values(), *(flag for flag, value in others.items() if value)]:
             raise InputError(f"--resume takes recipe and folder from the run; leave out {', '.join(fixed)}")
         before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume, model)
@@ -204,26 +235,60 @@ def train_command(
         known = Place.from_dict(before.training.get("state", {}).get("data", {}))
         if not (images or masks) and known.folders() and all(folder.is_dir() for folder in known.folders()):
             place = known  # else it was moved, and the command line says where to
-    elif model is None:
+    elif model is None and qat in (None, "default"):
         raise InputError(f"choose a network with --model: {known_models()}")
     else:
-        chosen = _recipe(model, recipe, changes)
+        if init and qat:
+            raise InputError("--init and --qat both say what to start from; give one of them")
+        if init or qat:
+            start = _start(model, init or qat or "", "--qat" if qat else "--init")
+            model = start.model
+        assert model is not None
+        chosen = _qat_recipe(start, recipe, changes) if start and qat else _recipe(model, recipe, changes)
         run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         if any((run / name).exists() for name in ("last.pt", "best.pt")):
             raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
-    start = _start(model, init) if init else None
+    for_int8 = qat is not None or (before is not None and "qat" in before.training)
+    if for_int8 and compiled:
+        raise InputError("--compile cannot be had in training for INT8, which runs the network operator by operator")
     splits = choose_splits(place, chosen.validation, chosen.seed)
     fabric = open_fabric(device, devices, chosen.precision)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     spec = model_spec(model)
-    if fabric.device.type == "cpu" and before is None and recipe is None and not spec.trains_on_cpu:
+    if fabric.device.type == "cpu" and not (before or qat or recipe or spec.trains_on_cpu):
         log.print("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")
     _launch(fabric, threads)
     with one_voice(fabric):
         run = fabric.broadcast(run)  # its name may hold the time
-        trainer = _trainer(model, before, start, chosen, splits, run, place, fabric, pretrained, compiled)
+        source = before or start
+        network = _network(model, source, chosen.seed, fabric, pretrained)
+        samples, validation = load_samples(splits.train), load_samples(splits.validation)
+        refuse_leaks(samples, validation)
+        places, preprocessing = None, spec.preprocessing
+        if source is not None and for_int8:
+            preprocessing = source.preprocessing  # an author's may be another than we train with
+            face = Face(network, preprocessing, chosen.input_hw).to(fabric.device)
+            places = _train_for_int8(network, before, samples, validation, face, qat_keep or ())
+        ensure_folder(run)
+        trainer = Trainer(
+            model,
+            network,
+            chosen,
+            samples,
+            validation,
+            run,
+            fabric=fabric,
+            compiled=compiled,
+            place=place,
+            int8=places,
+            preprocessing=preprocessing,
+        )
+        if before is not None:
+            trainer.resume(before)
         _announce(trainer, splits, started=start is not None)
+        if for_int8 and validation and not trainer.step:
+            log.print(f"in INT8 before training: S {trainer.keep_start()['S']:.4f}; kept as best.pt until it is beaten")
         finished, interrupted = watch(trainer, limit_steps)
     if fabric.is_global_zero:
         _report(trainer, finished, json)
@@ -240,19 +305,29 @@ def _recipe(model: str, name: str | None, changes: dict[str, Any]) -> Recipe:
     return choose_recipe(name, spec.paper, spec.learning_rate, spec.input_hw).changed(changes)
 
 
-def _start(model: str, init: str) -> Checkpoint:
-    """What `--init` names."""
+def _qat_recipe(start: Checkpoint, name: str | None, changes: dict[str, Any]) -> Recipe:
+    """What the checkpoint was trained with, or the recipe of that name, made for a short training for INT8."""
+    from sdi.train.qat import qat_recipe
+    from sdi.train.recipe import Recipe
+
+    known = start.training.get("recipe") if name is None else None
+    base = Recipe.from_dict(known) if known else _recipe(start.model, name, {"input_hw": start.input_hw})
+    return qat_recipe(base).changed(changes)
+
+
+def _start(model: str | None, named: str, flag: str) -> Checkpoint:
+    """The checkpoint that `--init` or `--qat` names."""
     from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
     from sdi.train.models import model_spec
 
-    path = shipped_checkpoint(model) if init == "default" else Path(init)
+    path = shipped_checkpoint(model or "") if named == "default" else Path(named)
     if path is None:
-        raise InputError(f"--init default: no checkpoint of {model} comes with sdi; name one, or leave --init out")
+        raise InputError(f"{flag} default: no checkpoint of {model} comes with sdi; name one, or leave {flag} out")
     start = load_checkpoint(path, model)
-    if start.preprocessing != model_spec(model).preprocessing:
+    if flag == "--init" and start.preprocessing != model_spec(start.model).preprocessing:
         raise InputError(
-            f"{path} preprocesses otherwise than {model} is trained with (an author's checkpoint?): its weights are of "
-            "no use to --init"
+            f"{path} preprocesses otherwise than {start.model} is trained with (an author's checkpoint?): its weights "
+            "are of no use to --init"
         )
     return start
 
@@ -286,36 +361,58 @@ def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
     return network
 
 
-def _trainer(
-    model: str,
-    before: Checkpoint | None,
-    start: Checkpoint | None,
-    recipe: Recipe,
-    splits: Splits,
-    run: Path,
-    place: Place,
-    fabric: Fabric,
-    pretrained: bool,
-    compiled: bool,
-) -> Trainer:
-    """A trainer where `before` left off, or at its first step with the weights of `start`, or fresh ones."""
+def _network(model: str, given: Checkpoint | None, seed: int, fabric: Fabric, pretrained: bool) -> SaliencyNetwork:
+    """That of the checkpoint given, or a fresh one."""
     from sdi.train.checkpoint import load_network
-    from sdi.train.data import load_samples
-    from sdi.train.splits import refuse_leaks
-    from sdi.train.trainer import Trainer
 
-    if given := before or start:
-        network = load_network(given).train()
-    else:
-        with fabric.rank_zero_first(local=True):  # one download serves all
-            network = _fresh_network(model, recipe.seed, pretrained)
-    samples, validation = load_samples(splits.train), load_samples(splits.validation)
-    refuse_leaks(samples, validation)
-    ensure_folder(run)
-    trainer = Trainer(model, network, recipe, samples, validation, run, fabric=fabric, compiled=compiled, place=place)
+    if given is not None:
+        return load_network(given).train()
+    with fabric.rank_zero_first(local=True):  # one download serves all
+        return _fresh_network(model, seed, pretrained)
+
+
+def _train_for_int8(
+    network: SaliencyNetwork,
+    before: Checkpoint | None,
+    samples: list[Sample],
+    validation: list[Sample],
+    face: Face,
+    keep: Sequence[str],
+) -> Int8Places:
+    """Let the network compute as in INT8, with the ranges that `before` has, or with those of training pictures."""
+    from sdi.train.models.deploy import absorb_batch_norm
+    from sdi.train.qat import Int8Places, measure_places, train_for_int8
+    from sdi.train.scores import predict, score_maps
+
+    network.eval()
+    absorb_batch_norm(network)
     if before is not None:
-        trainer.resume(before)
-    return trainer
+        places = Int8Places.from_dict(before.training["qat"])
+    else:
+        with log.status("measuring ranges on training pictures"):
+            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), keep)
+        if validation:
+            with log.status("scoring in float32"):
+                maps = predict(face, validation)
+                s = score_maps((m, sample.mask) for m, sample in zip(maps, validation, strict=True))["S"]
+            log.print(f"in float32: S {s:.4f}")
+    train_for_int8(network, places)
+    count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"
+    kept = f", {len(places.kept)} convolutions stay in high precision" if places.kept else ""
+    log.print(f"training for INT8: {count} are quantised, with ranges of {places.pictures} training pictures{kept}")
+    return places
+
+
+def _normalised(samples: Sequence[Sample], face: Face) -> Iterator[Tensor]:
+    """Pictures as the network takes them, one by one."""
+    import torch
+
+    from sdi.runtime.images import resize_image
+
+    device = next(face.network.parameters()).device
+    for sample in samples:
+        frame = torch.from_numpy(resize_image(sample.image, face.network_hw)[None])
+        yield face.normalise(frame.to(device))
 
 
 def _announce(trainer: Trainer, splits: Splits, *, started: bool) -> None:

@@ -28,6 +28,8 @@ from sdi.train.devices import open_fabric
 from sdi.train.face import Face
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate
+from sdi.train.preprocess import Preprocessing
+from sdi.train.qat import Int8Places
 from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
 from sdi.train.scores import predict, score_maps
@@ -65,6 +67,8 @@ class Trainer:
         fabric: launched; by default one device of the recipe's precision.
         compiled: run the training step through torch.compile.
         place: where the pictures lie, for checkpoints to say.
+        int8: where `network` quantises, after `train_for_int8`, for checkpoints to say.
+        preprocessing: None: the model's own.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Trainer:
         fabric: Fabric | None = None,
         compiled: bool = False,
         place: Place | None = None,
+        int8: Int8Places | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self.spec = model_spec(model)
         self.recipe = recipe
@@ -86,6 +92,8 @@ class Trainer:
         self.validation = validation
         self.run = run
         self.place = place or Place()
+        self.int8 = int8
+        self.preprocessing = preprocessing or self.spec.preprocessing
         self.fabric = fabric or open_fabric(precision=recipe.precision)
         self.batches = Batches(samples, recipe, rank=self.fabric.global_rank, processes=self.fabric.world_size)
         self.steps_per_epoch = self.batches.per_epoch
@@ -107,7 +115,7 @@ class Trainer:
         self.model, self.optimiser = self.fabric.setup(trained, optimiser)
         self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
         # The training-time face shares the network's weights; it scores what would be exported.
-        self.face = Face(self.product, self.spec.preprocessing, recipe.input_hw).to(self.fabric.device)
+        self.face = Face(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
 
     @property
     def product(self) -> SaliencyNetwork:
@@ -225,6 +233,13 @@ class Trainer:
             self.product.train(was_training)
         return self.fabric.broadcast(scores)
 
+    def keep_start(self) -> dict[str, float]:
+        """Score the weights as they are before the first step, and keep them as `best.pt` until they are beaten."""
+        metrics = self.evaluate(self.validation)
+        self.best = metrics["S"]
+        self._save("best.pt", metrics=metrics)
+        return metrics
+
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take up where `last.pt` left off.
 
@@ -238,7 +253,7 @@ class Trainer:
             raise InputError(
                 "the pictures are not those that the checkpoint was trained and chosen on; give the same data to resume"
             )
-        if checkpoint.preprocessing != self.spec.preprocessing:
+        if checkpoint.preprocessing != self.preprocessing:
             raise InputError(
                 f"{self.spec.name} preprocesses otherwise in this sdi; resume with the one that began the run"
             )
@@ -282,6 +297,8 @@ class Trainer:
             "epoch": self.step / self.steps_per_epoch,
             "pictures": len(self.samples),
         }
+        if self.int8 is not None:
+            training["qat"] = self.int8.to_dict()
         if resumable:
             self._saved_step = self.step
             training["state"] = {
@@ -301,7 +318,7 @@ class Trainer:
                 Checkpoint(
                     model=self.spec.name,
                     input_hw=self.recipe.input_hw,
-                    preprocessing=self.spec.preprocessing,
+                    preprocessing=self.preprocessing,
                     weights=self.product.state_dict(),
                     metrics=metrics or {},
                     training=training,

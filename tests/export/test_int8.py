@@ -18,7 +18,7 @@ from sdi.export.exporter import ExportRequest
 from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_report import int8_report_html, write_int8_report
-from sdi.export.parity import TOLERANCES
+from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.engine import open_engine
 from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.images import write_image
@@ -230,7 +230,7 @@ def test_command_from_pictures_to_engine(strips, tmp_path):
     assert manifest.calibration == cached["fingerprint"]
     assert json.loads(done.stdout)[0]["calibration"] == cached["fingerprint"]
     assert (out / "minet-int8.report.html").is_file()
-    assert not TOLERANCES["int8"].iou > manifest.parity["iou"]
+    assert not TOLERANCES["int8"].bounds["iou"].value > manifest.parity["iou"]
     view = nvidia_view(path)
     assert view.shapes == {"frame": (1, 64, 64, 3), "saliency": (1, 64, 64)}
     assert view.layer_kinds.count("CONVOLUTION") == 110
