@@ -28,7 +28,8 @@ def list_engines(device: str, threads: int | None, json: bool) -> None:
     from rich.table import Table
 
     table = Table(title="engines that come with sdi; the first is the default", title_justify="left")
-    for heading in ("--engine", "precision", "input"):
+    table.add_column("--engine", no_wrap=True)
+    for heading in ("precision", "input"):
         table.add_column(heading)
     for heading in ("MB", "S", "maxF", "MAE", "ms here"):
         table.add_column(heading, justify="right")

@@ -10,7 +10,7 @@ from sdi.export.checkpoint_choice import choose_checkpoint
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import sha256_of
 from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import default_engine
+from sdi.runtime.shipped import shipped_engines
 from sdi.train.checkpoint import save_checkpoint, shipped_checkpoint
 from support import command, lively_checkpoint
 
@@ -42,10 +42,11 @@ def test_shipped_checkpoint_is_the_last_resort(tmp_path):
     assert choose_checkpoint("minet", None, tmp_path / "none") == (shipped_checkpoint("minet"), "comes with sdi")
 
 
-def test_the_shipped_engine_was_made_from_the_shipped_checkpoint():
-    manifest = read_manifest(default_engine())
+@pytest.mark.parametrize("shipped", shipped_engines(), ids=lambda shipped: shipped.name)
+def test_shipped_engines_were_made_from_shipped_checkpoints(shipped):
+    manifest = read_manifest(shipped.path)
     assert manifest is not None
-    assert manifest.checkpoint_sha256 == sha256_of(shipped_checkpoint("minet"))
+    assert manifest.checkpoint_sha256 == sha256_of(shipped_checkpoint(manifest.model))
 
 
 def test_no_checkpoint_names_the_commands_that_make_one(tmp_path):

@@ -31,6 +31,7 @@ from sdi.runtime.doctor.probes import Camera, Clock, Driver, Jetson, Part, Probe
 from sdi.runtime.doctor.proof import PROOF_MODEL
 from sdi.runtime.errors import DeviceError
 from sdi.runtime.manifest import manifest_path
+from sdi.runtime.shipped import default_engine
 
 CPU, CUDA, TRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 FEATURES = {"FFMPEG": True, "GStreamer": True, "v4l/v4l2": True}
@@ -439,7 +440,7 @@ def test_a_broken_opencv_is_a_fault_not_a_traceback(tmp_path: Path) -> None:
     lines = {line["check"]: line for line in json.loads(done.stdout)["findings"]}
     assert lines["OpenCV"]["status"] == "fault"
     assert "libGL.so.1" in lines["OpenCV"]["found"]
-    assert lines["minet-fp32.onnx: self-test"]["status"] == "fault"
+    assert lines[f"{default_engine().name}: self-test"]["status"] == "fault"
 
 
 def test_wrong_use_is_no_failed_gate(tmp_path: Path) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 from sdi.runtime.images import read_gray, write_image
-from sdi.runtime.shipped import default_engine
+from sdi.runtime.shipped import find_engine
 from sdi.runtime.strip import DEFECTS, draw_strip
 from sdi.train.eval_cli import main
 
 Run = Callable[..., tuple[int, str, str]]
+ENGINE = find_engine("minet")  # made from SHIPPED
 SHIPPED = Path(__file__).parents[2] / "train" / "weights" / "minet.pt"
 
 
@@ -80,7 +81,7 @@ def test_flips_score_the_mean_of_turned_maps(run_command: Run, tmp_path: Path, s
         for turn, flip in ways[name]:
             shown = cv2.flip(image, 1) if flip else image
             keep("turned", f"{name}-{turn}-{flip}", cv2.rotate(shown, turns[turn]) if turn else shown)
-    network = default_engine() if source == "--engine" else SHIPPED
+    network = ENGINE if source == "--engine" else SHIPPED
     for folder, flips in (("turned", ()), ("few", ("--flips",))):
         given = data_of(tmp_path / folder)
         scores_of(run_command, source, network, *given, "--batch", 3, "--save-maps", tmp_path / folder / "maps", *flips)
@@ -104,9 +105,7 @@ def test_table_names_the_measures(run_command: Run, steel: Path) -> None:
 def test_an_engine_scores_as_its_maps_do(run_command: Run, strip: Path) -> None:
     maps, report = strip / "kept", strip / "report"
     given = ("--clean", strip / "clean", *data_of(strip))
-    ours = scores_of(
-        run_command, "--engine", default_engine(), *given, "--save-maps", maps, "--report", report, "--batch", 2
-    )
+    ours = scores_of(run_command, "--engine", ENGINE, *given, "--save-maps", maps, "--report", report, "--batch", 2)
     assert sorted(path.name for path in maps.glob("*.png")) == [
         *("good_3.png", "good_4.png", "inclusion_0.png", "patch_1.png", "scratch_2.png"),
     ]
@@ -118,12 +117,12 @@ def test_an_engine_scores_as_its_maps_do(run_command: Run, strip: Path) -> None:
     assert ours["files"] == [str(maps), str(report / "index.html")]
     assert "minet fp32" in (report / "index.html").read_text()
     # Ours may be written again, and the folder of masks stays ours.
-    scores_of(run_command, "--engine", default_engine(), *given, "--save-maps", maps, "--report", report)
+    scores_of(run_command, "--engine", ENGINE, *given, "--save-maps", maps, "--report", report)
 
 
 def test_a_checkpoint_scores_as_the_engine_made_of_it(run_command: Run, strip: Path) -> None:
     in_torch = scores_of(run_command, "--checkpoint", SHIPPED, *data_of(strip), "--batch", 2)
-    exported = scores_of(run_command, "--engine", default_engine(), *data_of(strip))
+    exported = scores_of(run_command, "--engine", ENGINE, *data_of(strip))
     assert in_torch["label"] == "minet"
     assert in_torch["scores"]["all"] == pytest.approx(exported["scores"]["all"], abs=2e-3)
 
@@ -134,7 +133,7 @@ def test_an_engine_needs_no_torch(strip: Path) -> None:
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'torch was loaded'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, "--engine", default_engine(), *data_of(strip), "--report", strip / "report"],
+        [sys.executable, "-c", program, "--engine", ENGINE, *data_of(strip), "--report", strip / "report"],
         capture_output=True,
         text=True,
         timeout=300,
@@ -179,7 +178,7 @@ def test_other_maps_are_set_beside(run_command: Run, steel: Path, tmp_path: Path
 
 def test_csv_has_groups_pictures_and_clean_steel(run_command: Run, strip: Path) -> None:
     table = strip / "scores.csv"
-    given = ("--engine", default_engine(), *data_of(strip), "--clean", strip / "clean", "--csv", table)
+    given = ("--engine", ENGINE, *data_of(strip), "--clean", strip / "clean", "--csv", table)
     result = scores_of(run_command, *given)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -199,7 +198,7 @@ def test_csv_has_groups_pictures_and_clean_steel(run_command: Run, strip: Path) 
 
 def test_folders_of_others_are_left_alone(run_command: Run, strip: Path) -> None:
     for option in ("--report", "--save-maps"):
-        code, _, err = run_command(main, "--engine", default_engine(), *data_of(strip), option, strip / "masks")
+        code, _, err = run_command(main, "--engine", ENGINE, *data_of(strip), option, strip / "masks")
         assert code == 2
         assert f"masks holds files that sdi-eval {option} did not write" in err
     assert not (strip / "masks" / "index.html").exists()
@@ -276,7 +275,7 @@ def test_map_of_another_size_is_named(run_command: Run, steel: Path, tmp_path: P
 
 def test_mask_of_another_size_than_the_picture_is_named(run_command: Run, strip: Path) -> None:
     write_image(strip / "masks" / "patch_1.png", np.zeros((10, 12), np.uint8))
-    code, _, err = run_command(main, "--engine", default_engine(), *data_of(strip))
+    code, _, err = run_command(main, "--engine", ENGINE, *data_of(strip))
     assert code == 2
     assert "patch_1.png is 200x192, its mask" in err
 
