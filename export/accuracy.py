@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sdi.export.feed import Feed
+from sdi.export.parity.figures import to_levels
 from sdi.export.parity.runners import Runner
 from sdi.runtime.errors import InputError
 from sdi.runtime.images import list_images, read_image, resize_image
@@ -48,8 +49,7 @@ class Validation:
         """Saliency as the runtime gives it, (H, W) uint8 at each picture's own size."""
         found = []
         for image, probability in zip(self.images, self.probabilities(runner, feed), strict=True):
-            levels = np.rint(np.clip(np.nan_to_num(probability), 0, 1) * 255).astype(np.uint8)
-            found.append(resize_image(levels, image.shape[:2]))
+            found.append(resize_image(to_levels(probability), image.shape[:2]))
         return found
 
     def s_measure(self, maps: list[np.ndarray]) -> float:

@@ -24,7 +24,7 @@ from sdi.export.int8_report import write_int8_report
 from sdi.export.onnx_model import FrameShape, onnx_from_face
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.figures import Parity, to_levels
-from sdi.export.parity.pictures import Pictures, frames_of
+from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.runners import Runner, runner_from_face
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.plan import engine_from_onnx
@@ -253,7 +253,7 @@ def _gate(
     feed: Feed,
     images: Pictures,
 ) -> Parity:
-    parity = compare(reference, runner, frames_of(images, feed.frame_hw))
+    parity = compare(reference, runner, feed.frames(images))
     failures = TOLERANCES[request.precision].failures(parity)
     if failures:
         raise GateError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ class Feed:
     def frame(self, image: np.ndarray) -> np.ndarray:
         """A picture, (H, W, 3) uint8 BGR, fitted as the runtime does: (H', W', 3) uint8."""
         return np.ascontiguousarray(resize_image(image, self.frame_hw or image.shape[:2]))
+
+    def frames(self, images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+        """Named pictures, each fitted."""
+        return ((name, self.frame(image)) for name, image in images)
 
     def fed(self, frames: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8 as the model takes them; a fixed batch is filled by repeating."""

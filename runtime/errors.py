@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "GateError", "InputError", "SdiError", "some_of"]
+__all__ = ["DeviceError", "GateError", "InputError", "SdiError", "first_line", "some_of"]
 
 _SHOWN = 8
 
@@ -38,3 +38,8 @@ def some_of(items: list[str], separator: str = ", ") -> str:
     """The first eight items of a list for an error text, and how many more there are."""
     more = f"{separator}and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return separator.join(items[:_SHOWN]) + more
+
+
+def first_line(error: Exception) -> str:
+    """Of an error's text; of one without a text, its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -382,7 +382,7 @@ def _train_for_int8(
     """Let the network compute as in INT8, with the ranges that `before` has, or with those of training pictures."""
     from sdi.train.models.deploy import absorb_batch_norm
     from sdi.train.qat import Int8Places, measure_places, train_for_int8
-    from sdi.train.scores import predict, score_maps
+    from sdi.train.scores import score_face
 
     network.eval()
     absorb_batch_norm(network)
@@ -393,8 +393,7 @@ def _train_for_int8(
             places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), keep)
         if validation:
             with log.status("scoring in float32"):
-                maps = predict(face, validation)
-                s = score_maps((m, sample.mask) for m, sample in zip(maps, validation, strict=True))["S"]
+                s = score_face(face, validation)["S"]
             log.print(f"in float32: S {s:.4f}")
     train_for_int8(network, places)
     count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"

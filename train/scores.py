@@ -43,6 +43,7 @@ __all__ = [
     "mean_scores",
     "predict",
     "predict_images",
+    "score_face",
     "score_maps",
     "score_picture",
     "workers_worth_starting",
@@ -189,6 +190,11 @@ def workers_worth_starting(pixels: int) -> int:
     if pixels < _PIXELS_WORTH_A_POOL:
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def score_face(face: Face, samples: Sequence[Sample]) -> dict[str, float]:
+    """Scores of what a face answers to `samples`; see `score_maps`."""
+    return score_maps(zip(predict(face, samples), (sample.mask for sample in samples), strict=True))
 
 
 def predict(face: Face, samples: Sequence[Sample], batch_size: int = 8) -> Iterator[np.ndarray]:

@@ -32,7 +32,7 @@ from sdi.train.preprocess import Preprocessing
 from sdi.train.qat import Int8Places
 from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
-from sdi.train.scores import predict, score_maps
+from sdi.train.scores import score_face
 from sdi.train.splits import Place
 
 __all__ = ["Progress", "Trainer"]
@@ -228,8 +228,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             was_training = self.product.training
             self.product.eval()
-            maps = predict(self.face, samples)
-            scores = score_maps((saliency, sample.mask) for saliency, sample in zip(maps, samples, strict=True))
+            scores = score_face(self.face, samples)
             self.product.train(was_training)
         return self.fabric.broadcast(scores)
 

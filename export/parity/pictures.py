@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from sdi.runtime.images import list_images, read_image, resize_image
+from sdi.runtime.images import list_images, read_image
 from sdi.runtime.strip import DEFECTS, draw_strip
 from sdi.train.data import Pair, read_truth
 
-__all__ = ["Pictures", "frames_of"]
+__all__ = ["Pictures"]
 
 _STRIP = (*DEFECTS, "clean")  # clean strip too: only on dark maps does a stretch to 0..1 show
 
@@ -36,7 +36,6 @@ class Pictures:
         if items is not None and limit is not None and limit < len(items):
             items = [items[i] for i in np.linspace(0, len(items) - 1, limit).round().astype(int)]
         self._items = items
-        self.have_truth = pairs is not None
 
     @property
     def synthetic(self) -> bool:
@@ -71,11 +70,3 @@ class Pictures:
         """
         mask = None if self._items is None else self._items[index][2]
         return None if mask is None else read_truth(mask)
-
-
-def frames_of(
-    images: Iterable[tuple[str, np.ndarray]], frame_hw: tuple[int, int] | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Fit named pictures to an engine as the runtime does."""
-    for name, image in images:
-        yield name, np.ascontiguousarray(resize_image(image, frame_hw or image.shape[:2]))

@@ -9,14 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from sdi.export.parity.figures import FIGURES
-from sdi.export.parity.result import (
-    GateResult,
-    Row,
-    RunnerResult,
-    against_in_words,
-    clean_in_words,
-    where_in_words,
-)
+from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_words, findings, where_in_words
 from sdi.export.parity.tolerances import in_words
 from sdi.runtime.files import write_text
 
@@ -118,7 +111,7 @@ def html_report(result: GateResult) -> str:
                 "rows": [
                     {
                         "title": FIGURES[row.figure].title,
-                        "measured": _number(row),
+                        "measured": row.shown,
                         "bound": f"{'at least' if row.at_least else 'at most'} {row.bound:g}",
                         "passed": row.passed,
                         "reason": row.reason,
@@ -127,7 +120,7 @@ def html_report(result: GateResult) -> str:
                 ],
                 "worst": sorted(runner.pictures, key=lambda picture: -picture["mean"])[:10],
                 "evidence": [(Path(file).name, _picture_uri(Path(file))) for file in runner.evidence],
-                "remarks": [*runner.notes, *filter(None, (clean_in_words(runner), against_in_words(runner)))],
+                "remarks": [*runner.notes, *findings(runner)],
                 "where": None if runner.where is None else where_in_words(runner.where),
             }
             for runner in result.runners
@@ -148,16 +141,12 @@ def _details(runner: RunnerResult) -> list[str]:
         found.append(f"worst picture {worst['name']}: differs by up to {worst['max']:.3g}, mask IoU {worst['iou']:.3f}")
     if runner.where is not None:
         found.append(where_in_words(runner.where))
-    found += filter(None, (clean_in_words(runner), against_in_words(runner)))
+    found += findings(runner)
     return found + [f"evidence: {file}" for file in runner.evidence]
 
 
-def _number(row: Row) -> str:
-    return f"{row.measured:.4f}" if row.at_least else f"{row.measured:.1e}"
-
-
 def _markdown_row(row: Row) -> str:
-    text = f"{_number(row)} {'≥' if row.at_least else '≤'} {row.bound:g}"
+    text = f"{row.shown} {row.limit}"
     return text if row.passed else f"**{text} FAILED**"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sdi.runtime.errors import InputError
 
-__all__ = ["GateResult", "Row", "RunnerResult", "against_in_words", "clean_in_words", "where_in_words"]
+__all__ = ["GateResult", "Row", "RunnerResult", "against_in_words", "findings", "where_in_words"]
 
 SCHEMA = "sdi-parity"
 SCHEMA_VERSION = 1
@@ -27,6 +27,16 @@ class Row:
     def passed(self) -> bool:
         """Whether it is within the bound; what is no number is not."""
         return self.measured >= self.bound if self.at_least else self.measured <= self.bound
+
+    @property
+    def shown(self) -> str:
+        """What was measured, in as many digits as tell something: shares near 1, differences near 0."""
+        return f"{self.measured:.4f}" if self.at_least else f"{self.measured:.1e}"
+
+    @property
+    def limit(self) -> str:
+        """The bound with its side, `≥ 0.97`."""
+        return f"{'≥' if self.at_least else '≤'} {self.bound:g}"
 
 
 @dataclass
@@ -147,7 +157,7 @@ def against_in_words(runner: RunnerResult) -> str:
     )
 
 
-def clean_in_words(runner: RunnerResult) -> str:
+def _clean_in_words(runner: RunnerResult) -> str:
     """What a runner made of clean steel; empty where it was not shown any."""
     if runner.clean is None:
         return ""
@@ -156,3 +166,8 @@ def clean_in_words(runner: RunnerResult) -> str:
         f"clean steel: something taken for a defect in {clean['with_any']} of {clean['patches']} patches; the worst is "
         f"{clean['worst']}, {clean['worst_area']:.1%}"
     )
+
+
+def findings(runner: RunnerResult) -> list[str]:
+    """What was found besides the figures, in sentences: on clean steel, and since the last release."""
+    return [text for text in (_clean_in_words(runner), against_in_words(runner)) if text]

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 
 from sdi.runtime.backends.onnx_runtime import SKIPPED_OPTIMIZERS
-from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.errors import DeviceError, InputError, first_line
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 
@@ -60,7 +60,7 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: s
         )
     except Exception as error:  # it raises a dozen kinds, none of them public
         raise InputError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {_first_line(error)}"
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {first_line(error)}"
         ) from error
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")
@@ -70,10 +70,6 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: s
         try:
             return session.run(None, {"frame": fitted})[0][: len(frames)]
         except Exception as error:
-            raise DeviceError(f"the graph failed in ONNX Runtime: {_first_line(error)}") from error
+            raise DeviceError(f"the graph failed in ONNX Runtime: {first_line(error)}") from error
 
     return run
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,14 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sdi.export.parity.figures import FIGURES
-from sdi.export.parity.result import (
-    GateResult,
-    Row,
-    RunnerResult,
-    against_in_words,
-    clean_in_words,
-    where_in_words,
-)
+from sdi.export.parity.result import GateResult, Row, RunnerResult, findings, where_in_words
 from sdi.runtime.console import log, out
 
 __all__ = ["print_result", "verdict"]
@@ -46,7 +39,7 @@ def print_result(result: GateResult) -> None:
         table.add_row("verdict", *(verdict(runner.passed) for runner in some))
         out.print(table)
     for runner in result.runners:
-        for note in filter(None, [*runner.notes, clean_in_words(runner), against_in_words(runner)]):
+        for note in [*runner.notes, *findings(runner)]:
             log.print(f"{runner.name}: {note}")
         if runner.where is not None:
             _show_where(runner)
@@ -58,10 +51,8 @@ def print_result(result: GateResult) -> None:
 def _cell(row: Row | None) -> Text:
     if row is None:
         return Text("")
-    measured = f"{row.measured:.4f}" if row.at_least else f"{row.measured:.1e}"
-    sign = "≥" if row.at_least else "≤"
     return Text.assemble(
-        (measured, "" if row.passed else "bold red"), (f" {sign} {row.bound:g}", "dim"), "" if row.passed else " FAIL"
+        (row.shown, "" if row.passed else "bold red"), (f" {row.limit}", "dim"), "" if row.passed else " FAIL"
     )
 
 

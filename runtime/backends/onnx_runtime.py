@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdi.runtime.engine import Engine
-from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.errors import DeviceError, InputError, first_line
 from sdi.runtime.manifest import Manifest
 
 __all__ = ["SKIPPED_OPTIMIZERS", "OnnxRuntimeEngine"]
@@ -45,7 +45,7 @@ class OnnxRuntimeEngine(Engine):
             )
         except Exception as error:  # it raises a dozen kinds, none of them public
             raise InputError(
-                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {_first_line(error)}; "
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(error)}; "
                 "the file is damaged or needs a newer ONNX Runtime"
             ) from error
         provider = self._session.get_providers()[0]
@@ -59,7 +59,7 @@ class OnnxRuntimeEngine(Engine):
         try:
             (saliency,) = self._session.run(["saliency"], {"frame": frames})
         except Exception as error:
-            raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {_first_line(error)}") from error
+            raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {first_line(error)}") from error
         return saliency
 
     def _face(self) -> tuple[int | None, tuple[int, int] | None]:
@@ -107,7 +107,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

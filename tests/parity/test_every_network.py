@@ -21,7 +21,7 @@ from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options
 from sdi.export.onnx_model import FrameShape, onnx_from_face
 from sdi.export.parity.comparison import compare
-from sdi.export.parity.pictures import Pictures, frames_of
+from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.runners import runner_from_checkpoint
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.precision import lowered_model
@@ -61,7 +61,7 @@ def _checkpoint(name: str, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 def test_every_precision_is_within_its_bounds(name: str, calibration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = _checkpoint(name, monkeypatch)
     reference, feed, pictures = runner_from_checkpoint(checkpoint), Feed(checkpoint.input_hw), Pictures()
-    maps = [reference(frame[None])[0] for _, frame in frames_of(pictures, feed.frame_hw)]
+    maps = [reference(frame[None])[0] for _, frame in feed.frames(pictures)]
     assert max(float(np.ptp(each)) for each in maps) > 0.02
     face = Face(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
     traced = onnx_from_face(face, FrameShape(*checkpoint.input_hw))
@@ -78,7 +78,7 @@ def test_every_precision_is_within_its_bounds(name: str, calibration: Path, monk
             preprocessing=checkpoint.preprocessing.to_dict(),
             weights=None,
         ).model
-        parity = compare(reference, feed.runner(model), frames_of(pictures, feed.frame_hw))
+        parity = compare(reference, feed.runner(model), feed.frames(pictures))
         print("|", name, "|", precision, *(f"| {value:.2g}" for value in parity.to_dict().values()), "|")
         assert tolerance.failures(parity) == [], precision
         differences.append(parity.mean)
