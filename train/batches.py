@@ -14,7 +14,7 @@ from sdi.runtime.errors import InputError
 from sdi.train.augment import augment, paste_window
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Sample
-from sdi.train.recipe import Recipe
+from sdi.train.recipe import Recipe, View
 
 __all__ = ["Batches", "Share"]
 
@@ -79,13 +79,13 @@ class Batches:
     def _share(self, epoch: int, indices: np.ndarray, start: int) -> Share:
         recipe = self.recipe
         step = epoch * self.per_epoch + start // self.size
-        size_hw, crop_hw = recipe.sizes_at(step / self.steps)
+        view = recipe.view_at(step / self.steps)
         drawn = []
         for i in indices:
             rng = np.random.default_rng([recipe.seed, epoch, int(i)])
-            image, mask = self._picture(int(i), size_hw, crop_hw, rng)
-            if recipe.paste and rng.random() < recipe.paste:
-                donor = self._picture(int(rng.integers(len(self.samples))), size_hw, crop_hw, rng)
+            image, mask = self._picture(int(i), view, rng)
+            if view.paste and rng.random() < view.paste:
+                donor = self._picture(int(rng.integers(len(self.samples))), view, rng)
                 paste_window(image, mask, *donor, rng)
             drawn.append((image, mask))
         seed = np.random.SeedSequence([recipe.seed, epoch, start]).generate_state(1, np.uint64)
@@ -95,11 +95,9 @@ class Batches:
             int(seed[0] >> np.uint64(1)),
         )
 
-    def _picture(
-        self, i: int, size_hw: tuple[int, int], crop_hw: tuple[int, int] | None, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _picture(self, i: int, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A variant of sample i, or defect-free steel in its place."""
-        recipe, sample = self.recipe, self.samples[i]
-        if self._clean is not None and rng.random() < recipe.clean:
+        sample = self.samples[i]
+        if self._clean is not None and rng.random() < self.recipe.clean:
             sample = self._clean.draw(rng)
-        return augment(sample.image, sample.mask, size_hw, recipe.augmentation, rng, crop_hw)
+        return augment(sample.image, sample.mask, view.size_hw, view.augmentation, rng, view.crop_hw)

@@ -10,10 +10,20 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from sdi.runtime.errors import InputError
 from sdi.train.augment import Augmentation
 
-__all__ = ["Recipe", "parse_settings", "recipe_fields"]
+__all__ = ["Recipe", "View", "parse_settings", "recipe_fields"]
 
 _POSITIVE = ("learning_rate", "batch_size", "accumulate", "evaluate_every", "epochs", "steps", "eps", "power")
 _SHARES = ("warmup", "ema", "momentum", "early", "floor", "paste", "clean")  # 0 included, 1 not
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network sees its pictures at some step."""
+
+    size_hw: tuple[int, int]  # what they are resized to
+    crop_hw: tuple[int, int] | None  # the window taken from that
+    augmentation: Augmentation
+    paste: float  # share that gets a window of another one
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,9 @@ class Recipe:
     learning_rate: float  # greatest value, reached after the warm-up
     input_hw: tuple[int, int]  # pictures are resized to it; the network validates and is exported at it
     crop_hw: tuple[int, int] | None = None  # trained on random windows of this size in the resized picture
-    early_hw: tuple[int, int] | None = None  # trained on whole pictures of this size first, which costs less
+    early_hw: tuple[int, int] | None = None  # trained on pictures of this size first, which costs less
     early: float = 0.0  # share of the steps that is
+    whole: float = 0.0  # share of the steps, the last, on whole pictures as they lie: no crop, no rotation, no paste
     epochs: int | None = 60  # passes over the training pictures
     steps: int | None = None  # of the optimiser
     batch_size: int = 8  # pictures a step, over all devices
@@ -54,6 +65,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     paste: float = 0.0  # share of the pictures that get a window of another one, with its mask (CutMix)
     clean: float = 0.0  # share of the pictures that are defect-free: background of the others, and synthetic strip
+    iou: float = 0.0  # weight of each saliency map's soft IoU, added to the network's own loss
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -67,11 +79,13 @@ class Recipe:
                 raise InputError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas must be at least 0 and less than 1, got {self.betas[0]}, {self.betas[1]}")
-        for name in ("weight_decay", "backbone_lr", "seed"):
+        for name in ("weight_decay", "backbone_lr", "seed", "iou"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
         if (self.early_hw is None) != (self.early == 0):
             raise InputError("early_hw and early, the share of the steps at that size, go together; give both")
+        if not 0 <= self.whole <= 1 - self.early:
+            raise InputError(f"whole must be between 0 and 1, or what early leaves of it; got {self.whole}")
         for name, size in (("input", self.input_hw), ("crop", self.train_hw), ("early", self.early_hw or (32, 32))):
             if min(size) < 32 or any(side % 16 for side in size):
                 raise InputError(
@@ -95,11 +109,13 @@ class Recipe:
         """Size of what the network sees in training, after the early steps."""
         return self.crop_hw or self.input_hw
 
-    def sizes_at(self, progress: float) -> tuple[tuple[int, int], tuple[int, int] | None]:
-        """What pictures are resized to, and the window taken from that, when this share of the steps is done."""
-        if self.early_hw is not None and progress < self.early:
-            return self.early_hw, None
-        return self.input_hw, self.crop_hw
+    def view_at(self, progress: float) -> View:
+        """How pictures are shown when this share of the steps is done."""
+        if self.whole and progress >= 1 - self.whole:
+            return View(self.input_hw, None, replace(self.augmentation, min_crop=1.0, rotation=0.0), 0.0)
+        early = self.early_hw is not None and progress < self.early
+        size_hw, crop_hw = (self.early_hw or self.input_hw, None) if early else (self.input_hw, self.crop_hw)
+        return View(size_hw, crop_hw, self.augmentation, self.paste)
 
     def changed(self, settings: Mapping[str, Any]) -> Recipe:
         """This recipe with other values, each named as `recipe_fields` names it.

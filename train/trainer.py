@@ -26,6 +26,7 @@ from sdi.train.checkpoint import Checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample
 from sdi.train.devices import open_fabric
 from sdi.train.face import Face
+from sdi.train.losses import saliency_iou_loss
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate
 from sdi.train.preprocess import Preprocessing
@@ -203,7 +204,8 @@ class Trainer:
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
             return torch.tensor(math.nan, device=self.fabric.device)
-        return self.spec.loss(maps, masks)
+        loss = self.spec.loss(maps, masks)
+        return loss + self.recipe.iou * saliency_iou_loss(maps, masks) if self.recipe.iou else loss
 
     def _refuse(self, share: Share, value: float) -> None:
         """Save what gave a loss that is no number, and raise."""

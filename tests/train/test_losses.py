@@ -18,6 +18,7 @@ from sdi.train.losses import (
     f_measure_loss,
     iou_loss,
     minet_loss,
+    saliency_iou_loss,
     ssim_loss,
     tsernet_loss,
 )
@@ -160,3 +161,12 @@ def test_finite_on_empty_and_full_masks(loss, names: list[str], answer: float, f
     for name, p in maps.items():
         assert p.grad is not None, name
         assert torch.isfinite(p.grad).all(), name
+
+
+def test_iou_of_all_saliency_maps_each_at_its_own_size() -> None:
+    truth = torch.zeros(2, 1, 8, 8)
+    truth[:, :, :4, :4] = 1
+    small = torch.zeros(2, 1, 4, 4)
+    small[:, :, :2, :4] = 1  # twice what the truth is there: 1/2 of it is right
+    maps = {"s1": truth.clone(), "s2": small, "edge": torch.ones(2, 1, 4, 4)}
+    assert float(saliency_iou_loss(maps, truth)) == pytest.approx(0.5, abs=1e-6)

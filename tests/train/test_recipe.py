@@ -9,7 +9,7 @@ from sdi.runtime.errors import InputError
 from sdi.train.augment import Augmentation
 from sdi.train.models import model_names, model_spec
 from sdi.train.paper_recipes import CSEPNET_PAPER, MINET_PAPER, TSERNET_PAPER, choose_recipe
-from sdi.train.recipe import Recipe, parse_settings, recipe_fields
+from sdi.train.recipe import Recipe, View, parse_settings, recipe_fields
 
 QUICK = Recipe(0.01, (64, 96))
 
@@ -195,9 +195,10 @@ def test_the_papers_are_followed() -> None:
 @pytest.mark.parametrize("model", model_names())
 def test_the_papers_recipe_is_the_default_of_every_model(model: str) -> None:
     spec = model_spec(model)
-    quick = Recipe(learning_rate=spec.learning_rate, input_hw=spec.input_hw)
     assert choose_recipe(None, spec.paper, spec.learning_rate, spec.input_hw) == spec.paper
-    assert choose_recipe("quick", spec.paper, spec.learning_rate, spec.input_hw) == quick
+    quick = choose_recipe("quick", spec.paper, spec.learning_rate, spec.input_hw)
+    assert (quick.learning_rate, quick.input_hw) == (spec.learning_rate, spec.input_hw)
+    assert quick.early_hw == (160, 160)
 
 
 def test_a_recipe_that_is_not_there_is_refused() -> None:
@@ -207,11 +208,38 @@ def test_a_recipe_that_is_not_there_is_refused() -> None:
 
 def test_a_recipe_may_begin_at_a_smaller_size() -> None:
     recipe = Recipe(learning_rate=0.1, input_hw=(256, 256), crop_hw=(224, 224), early_hw=(192, 192), early=0.5)
-    assert recipe.sizes_at(0.0) == recipe.sizes_at(0.499) == ((192, 192), None)
-    assert recipe.sizes_at(0.5) == recipe.sizes_at(1.0) == ((256, 256), (224, 224))
+    assert recipe.view_at(0.0) == recipe.view_at(0.499) == View((192, 192), None, recipe.augmentation, 0.0)
+    assert recipe.view_at(0.5) == recipe.view_at(1.0) == View((256, 256), (224, 224), recipe.augmentation, 0.0)
     assert recipe.changed({"input_hw": (128, 128)}).early_hw == (96, 96)
     for alone in ({"early": 0.5}, {"early_hw": (64, 64)}):
         with pytest.raises(InputError, match="go together"):
             Recipe(learning_rate=0.1, input_hw=(256, 256), **alone)
     with pytest.raises(InputError, match="early size must be a multiple of 16"):
         Recipe(learning_rate=0.1, input_hw=(256, 256), early_hw=(50, 50), early=0.5)
+
+
+def test_a_recipe_may_end_on_whole_pictures() -> None:
+    recipe = Recipe(
+        learning_rate=0.1,
+        input_hw=(64, 64),
+        crop_hw=(48, 48),
+        early_hw=(32, 32),
+        early=0.5,
+        whole=0.25,
+        paste=0.3,
+        augmentation=Augmentation(min_crop=0.6, rotation=10.0, gain=0.3),
+    )
+    still = replace(recipe.augmentation, min_crop=1.0, rotation=0.0)
+    assert recipe.view_at(0.749) == View((64, 64), (48, 48), recipe.augmentation, 0.3)
+    assert recipe.view_at(0.75) == recipe.view_at(1.0) == View((64, 64), None, still, 0.0)
+    assert replace(recipe, early=0.0, early_hw=None, whole=1.0).view_at(0.0).augmentation == still
+    with pytest.raises(InputError, match=r"what early leaves of it; got 0\.6"):
+        replace(recipe, whole=0.6)
+
+
+@pytest.mark.parametrize("side", [32, 48, 64, 368])
+def test_the_quick_recipe_fits_every_size(side: int) -> None:
+    quick = choose_recipe("quick", MINET_PAPER, 0.1, (side, side))
+    assert quick.view_at(0.0).size_hw[0] <= side
+    assert quick.view_at(0.8).size_hw == quick.view_at(1.0).size_hw == (side, side)
+    assert quick.changed({"input_hw": (32, 32)}).view_at(0.0).size_hw == (32, 32)

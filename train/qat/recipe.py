@@ -21,6 +21,7 @@ def qat_recipe(recipe: Recipe) -> Recipe:
         steps=None,
         early_hw=None,
         early=0.0,
+        whole=1.0 if recipe.whole else 0.0,  # as it saw them last
         schedule="cosine",
         warmup=0.05,
         floor=0.0,
