@@ -37,8 +37,8 @@ def calibrate_command(
     engine: Annotated[
         Path | None,
         typer.Option(
-            help="An engine of the network that this is for, e.g. minet-fp32.onnx: the fingerprint then covers its "
-            "preprocessing and weights too."
+            help="An engine of the network that this is for, a file or a name of sdi-run --list: the fingerprint then "
+            "covers its preprocessing and weights too."
         ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for calibration.json.")] = Path("calib"),
@@ -90,10 +90,11 @@ def calibrate_command(
 def _network(engine: Path | None) -> dict[str, Any]:
     """Preprocessing and weights of the network that the set is for."""
     from sdi.runtime.manifest import read_manifest
+    from sdi.runtime.shipped import find_engine
 
     if engine is None:
         return {}
-    manifest = read_manifest(engine)
+    manifest = read_manifest(find_engine(engine))
     if manifest is None:
         raise InputError(f"no manifest beside {engine}; export it with sdi-export, or leave --engine out")
     return {"preprocessing": manifest.preprocessing, "weights": manifest.checkpoint_sha256}

@@ -20,6 +20,7 @@ __all__ = [
     "float32_nodes",
     "onnx_from_face",
     "program_from_face",
+    "rounding_part",
     "with_probability_output",
 ]
 
@@ -109,6 +110,35 @@ def with_probability_output(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(PROBABILITY, TensorProto.FLOAT, shape))
     return model
+
+
+def rounding_part(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What turns `probability` into `saliency`, as a model of its own; `model` is left as it was.
+
+    Raises:
+        InputError: the graph has no `probability`, or `saliency` does not come from it alone.
+    """
+    producer = {output: node for node in model.graph.node for output in node.output}
+    constants = {value.name: value for value in model.graph.initializer}
+    wanted, reached = [model.graph.output[0].name], set()
+    while wanted:
+        name = wanted.pop()
+        if name in reached or name == PROBABILITY or not name:
+            continue
+        if name not in producer and name not in constants:
+            raise InputError(f"the ONNX graph's answer does not come from '{PROBABILITY}' alone; export it again")
+        reached.add(name)
+        wanted += producer[name].input if name in producer else []
+    if not any(PROBABILITY in node.input for node in model.graph.node if reached.intersection(node.output)):
+        raise InputError(f"the ONNX graph's answer does not come from '{PROBABILITY}'; export it again")
+    graph = helper.make_graph(
+        [node for node in model.graph.node if reached.intersection(node.output)],
+        "rounding",
+        [helper.make_tensor_value_info(PROBABILITY, TensorProto.FLOAT, [None, None, None])],
+        [helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.UINT8, [None, None, None])],
+        [value for name, value in constants.items() if name in reached],
+    )
+    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 def float32_nodes(model: onnx.ModelProto) -> tuple[str, ...]:

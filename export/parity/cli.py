@@ -30,7 +30,10 @@ def parity_command(
     ] = None,
     engine: Annotated[
         list[Path] | None,
-        typer.Option(help="Engine to judge, an ONNX file or a plan made by sdi-export; repeat for several."),
+        typer.Option(
+            help="Engine to judge, an ONNX file or a plan made by sdi-export, or a name of sdi-run --list; repeat for "
+            "several."
+        ),
     ] = None,
     deploy: Annotated[
         bool, typer.Option("--deploy", help="Judge the deploy form too: batch norm folded, still in PyTorch.")

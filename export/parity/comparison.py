@@ -51,6 +51,7 @@ class _Side:
     """What is gathered of one contender."""
 
     parity: Parity
+    rounding: float | None = None  # greatest |gray level - 255 p|
     seconds: list[float] = field(default_factory=list)
     scores: list[PictureScores] = field(default_factory=list)
     reference_scores: list[PictureScores] = field(default_factory=list)
@@ -86,6 +87,8 @@ class Comparison:
             answer = _engine_map(contender.run, f"{name} in {contender.name}", frame, reference.shape)
             side.seconds.append(time.perf_counter() - started)
             side.parity.update(name, reference, answer)
+            if contender.rounder is not None:
+                side.rounding = max(side.rounding or 0.0, _rounding(contender.rounder, answer))
             scores = _scores(answer, truth)
             if scores is not None and reference_scores is not None:
                 side.scores.append(scores)
@@ -118,6 +121,12 @@ def _engine_map(engine: Runner, name: str, frame: np.ndarray, shape: tuple[int, 
     return answer
 
 
+def _rounding(rounder: Runner, probability: np.ndarray) -> float:
+    """Greatest distance, in gray levels, of what an engine makes of its probabilities, which are 0..1."""
+    exact = np.nan_to_num(probability, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255.0
+    return float(np.abs(rounder(probability[None])[0] - exact).max())
+
+
 def _result(contender: Contender, side: _Side, tolerance: Tolerance) -> RunnerResult:
     result = RunnerResult(
         name=contender.name,
@@ -134,6 +143,8 @@ def _result(contender: Contender, side: _Side, tolerance: Tolerance) -> RunnerRe
         tolerance = tolerance.widened(_ROUNDING, _ROUNDED, "half a gray level more, since a plan's maps come rounded")
         result.notes.append("a plan's maps come rounded to 8 bits, so its differences may be half a gray level more")
     result.figures = side.parity.to_dict() | _score_figures(side)
+    if side.rounding is not None:
+        result.figures["rounding"] = side.rounding
     result.rows = tolerance.rows(result.figures)
     result.pictures = side.parity.pictures
     result.quantiles = side.parity.quantiles()

@@ -10,11 +10,12 @@ import numpy as np
 import onnx
 
 from sdi.export.feed import Feed
-from sdi.export.parity.runners import Runner, runner_from_face
+from sdi.export.parity.runners import Runner, rounder_from_onnx, runner_from_face
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.engine import Engine, open_engine
 from sdi.runtime.errors import DeviceError, InputError
 from sdi.runtime.manifest import Manifest, manifest_path, read_manifest, verify_file
+from sdi.runtime.shipped import find_engine
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form
@@ -33,6 +34,7 @@ class Contender:
     sha256: str | None
     feed: Feed
     run: Runner | None  # None: it cannot run here
+    rounder: Runner | None = None  # its own last part, from probabilities to gray levels, where that can be had
     checkpoint_sha256: str | None = None  # that it was exported from
     unavailable: str | None = None  # why it cannot run here
     rounded: bool = False  # its maps come as 8 bits
@@ -43,13 +45,14 @@ class Contender:
 def open_contenders(
     files: Sequence[Path], checkpoint: Checkpoint, checkpoint_file: Path, *, deploy: bool = False, device: str = "cpu"
 ) -> list[Contender]:
-    """The deploy form, where it is asked for, and an engine from each file; see `open_contender`.
+    """The deploy form, where it is asked for, and an engine from each file or shipped name; see `open_contender`.
 
     Raises:
         InputError: nothing to compare, or a file given twice.
     """
     if not files and not deploy:
         raise InputError("nothing to compare: give --engine FILE, several times if need be, or --deploy")
+    files = [find_engine(path) for path in files]
     if len({path.resolve() for path in files}) < len(files):
         raise InputError("an engine is given twice; expected each --engine once")
     contenders = [deploy_contender(checkpoint)] if deploy else []
@@ -124,6 +127,8 @@ def _onnx_contender(path: Path, manifest: Manifest, device: str) -> Contender:
     contender = Contender(
         path.name, "onnx", manifest.precision, path, manifest.sha256, feed, feed.runner(model, device)
     )
+    if not planar:
+        contender.rounder = rounder_from_onnx(model)
     contender.notes += manifest.notes
     contender.checkpoint_sha256 = manifest.checkpoint_sha256
     return contender

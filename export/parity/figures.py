@@ -29,6 +29,7 @@ FIGURES = {
     "saturation": Figure("saturation, |slope - 1|"),
     "quantile": Figure("quantile shift"),
     "peak": Figure("peak shift"),
+    "rounding": Figure("gray level off 255 x probability"),
     "S_lost": Figure("S-measure lost"),
     "F_lost": Figure("max F-measure lost"),
     "E_lost": Figure("max E-measure lost"),

@@ -10,12 +10,13 @@ import onnx
 import onnxruntime
 import torch
 
+from sdi.export.onnx_model import PROBABILITY, rounding_part
 from sdi.runtime.backends.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.runtime.errors import DeviceError, InputError, first_line
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 
-__all__ = ["Runner", "runner_from_checkpoint", "runner_from_face", "runner_from_onnx"]
+__all__ = ["Runner", "rounder_from_onnx", "runner_from_checkpoint", "runner_from_face", "runner_from_onnx"]
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, 3) uint8 BGR at the engine's frame size -> (N, H, W) float32 probabilities."""
@@ -34,6 +35,20 @@ def runner_from_face(face: Face) -> Runner:
         return face(torch.from_numpy(frames)).float().numpy()
 
     return run
+
+
+def rounder_from_onnx(model: onnx.ModelProto) -> Runner:
+    """What a model makes of its own probabilities, (N, H, W) float32 -> uint8, on the CPU.
+
+    Raises:
+        InputError: the graph has no such part, see `rounding_part`, or ONNX Runtime cannot load it.
+    """
+    part = rounding_part(model)
+    try:
+        session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
+    except Exception as error:  # it raises a dozen kinds, none of them public
+        raise InputError(f"ONNX Runtime cannot load the graph's last part: {first_line(error)}") from error
+    return lambda probabilities: session.run(None, {PROBABILITY: probabilities})[0]
 
 
 def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: str = "cpu") -> Runner:

@@ -66,6 +66,7 @@ def _table(**rows: tuple[float, str]) -> Tolerance:
 
 
 # Of the network as much as of the engine, so the same whatever the precision.
+_ROUNDING = (0.51, "half a level is rounding; more, and the map that leaves is another one than was compared")
 _CLEAN = {
     "clean": (1e-2, "real background, whose labels are not perfect; more would raise an alarm in most pictures"),
     "clean_worst": (2.5e-1, "no patch may light up as a whole"),
@@ -82,6 +83,7 @@ TOLERANCES: dict[str, Tolerance] = {
         saturation=(1e-3, "rounding does not scale; 6e-5 is what the histogram resolves"),
         quantile=(1e-3, "as the greatest difference"),
         peak=(1e-3, "as the greatest difference"),
+        rounding=_ROUNDING,
         S_lost=(5e-4, "equal maps score equal; a mask pixel or a gray level may turn"),
         F_lost=(5e-4, "as S-measure"),
         E_lost=(5e-4, "as S-measure"),
@@ -98,6 +100,7 @@ TOLERANCES: dict[str, Tolerance] = {
         saturation=(1e-2, "rounding does not scale; a network that half compresses has overflowed or lost a layer"),
         quantile=(1e-2, "as the slope: ten times what rounding does"),
         peak=(5e-2, "the brightest pixel of a faint defect moves as any other"),
+        rounding=_ROUNDING,
         S_lost=(2e-3, "what --max-drop of sdi-export allows: a tenth of what lies between good and better networks"),
         F_lost=(2e-3, "as S-measure"),
         E_lost=(2e-3, "as S-measure"),
@@ -114,6 +117,7 @@ TOLERANCES: dict[str, Tolerance] = {
         saturation=(5e-2, "quantisation shifts values both ways; ranges that clip compress the map"),
         quantile=(1e-1, "as the slope, on the brightest per mille too"),
         peak=(5e-1, "one faint defect may brighten or fade; a stretched map of clean steel goes further"),
+        rounding=_ROUNDING,
         S_lost=(1e-2, "five times what --max-drop of sdi-export allows, since other pictures may lose more"),
         F_lost=(1e-2, "as S-measure"),
         E_lost=(1e-2, "as S-measure"),

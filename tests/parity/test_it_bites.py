@@ -138,6 +138,7 @@ def trained() -> Checkpoint:
 
 
 drop_middle_bias = partial(faults.drop_bias, layer="encoder.2.2.scales.1.0")
+stretch_levels = partial(faults.stretch, of="levels")  # behind the probabilities
 ALL = ("fp32", "fp16", "int8")
 BOTH = {PARITY: "", SELF_TEST: ""}
 # (fault, how it is planted, precisions, gates that must catch it and the figure by which they do)
@@ -153,8 +154,7 @@ PLANTED: list[tuple[str, Plant, tuple[str, ...], dict[str, str]]] = [
     ("batch norm left in training mode", batch_statistics, ("fp32",), BOTH),
     ("output compressed by 20 %", faults.compress, ALL, {PARITY: "saturation", SELF_TEST: ""}),
     ("map stretched to min..max", faults.stretch, ALL, {PARITY: "peak", SELF_TEST: ""}),
-    # Behind the probabilities that sdi-parity looks at.
-    ("gray levels stretched to min..max", partial(faults.stretch, of="levels"), ALL, {SELF_TEST: ""}),
+    ("gray levels stretched to min..max", stretch_levels, ALL, {PARITY: "rounding", SELF_TEST: ""}),
     ("height and width transposed", faults.transpose_picture, ALL, BOTH),
     ("INT8 ranges a quarter of the calibrated", partial(faults.quantise_otherwise, factor=1 / 4), ("int8",), BOTH),
     ("INT8 ranges 16 times the calibrated", partial(faults.quantise_otherwise, factor=16), ("int8",), BOTH),
