@@ -28,7 +28,7 @@ from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.onnx_model import FrameShape, onnx_from_face
 from sdi.runtime.errors import InputError
-from sdi.train.checkpoint import Checkpoint, load_network
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import find_pairs, load_samples
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form
@@ -36,6 +36,7 @@ from sdi.train.models.deploy import deploy_form
 __all__ = ["run"]
 
 _CALIBRATED_ON = 64  # training pictures
+_SHIPPED = {"minet": "MINet", "tsernet-lite": "TSERNet-lite"}
 _METHODS = ("minmax", "percentile", "mse", "entropy")
 
 
@@ -55,7 +56,7 @@ def run(bench: Workbench) -> Table:
         tuple(s.name for s in samples), tuple(s.image for s in samples), tuple(s.mask for s in samples), "test pictures"
     )
     rows = []
-    for name, checkpoint in _checkpoints(bench).items():
+    for name, checkpoint in _checkpoints().items():
         rows += _Subject(name, checkpoint, bench, data, calibration, pictures, test).rows()
     notes = (
         f"All {len(samples)} test pictures; ranges from {_CALIBRATED_ON} training pictures, layers to keep found on "
@@ -65,15 +66,19 @@ def run(bench: Workbench) -> Table:
     return Table("int8", "FP16 and INT8: what they lose", notes, rows)
 
 
-def _checkpoints(bench: Workbench) -> dict[str, Checkpoint]:
+def _checkpoints() -> dict[str, Checkpoint]:
     from sdi.train.authors import checkpoint_from_authors
 
     found = {}
     published = Path(os.environ.get("SDI_REFERENCE", "")) / "minet_published.pth"
     if published.is_file():
         found["published MINet 368x368"] = checkpoint_from_authors(published, "minet")
-    height, width = bench.checkpoint.input_hw
-    found[f"shipped MINet {height}x{width}"] = bench.checkpoint
+    for model, title in _SHIPPED.items():
+        path = shipped_checkpoint(model)
+        assert path is not None
+        checkpoint = load_checkpoint(path)
+        height, width = checkpoint.input_hw
+        found[f"shipped {title} {height}x{width}"] = checkpoint
     return found
 
 

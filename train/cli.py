@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.console import log, out, print_json, run_app, single_command
 from sdi.runtime.errors import InputError
 from sdi.runtime.files import ensure_folder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-    from torch import Tensor
 
     from sdi.train.checkpoint import Checkpoint
-    from sdi.train.data import Sample
-    from sdi.train.face import Face
-    from sdi.train.models import SaliencyNetwork
-    from sdi.train.qat import Int8Places
-    from sdi.train.recipe import Recipe
     from sdi.train.splits import Splits
     from sdi.train.trainer import Trainer
 
@@ -31,7 +24,6 @@ __all__ = ["main"]
 _DATA = "Data"
 _RECIPE = "Recipe (what is not given comes from --recipe)"
 _RUN = "Run"
-_RANGED_ON = 64  # pictures at the most
 
 
 def train_command(
@@ -69,7 +61,7 @@ def train_command(
         str | None,
         typer.Option(
             help="'paper' trains as the network's authors did, for a GPU (default where there is a paper); 'quick' is "
-            "AdamW with warm-up and cosine over 60 epochs, for a CPU and for small networks.",
+            "AdamW over 60 epochs, most of them on small pictures, for a CPU and for small networks.",
             rich_help_panel=_RECIPE,
         ),
     ] = None,
@@ -196,6 +188,7 @@ def train_command(
     from sdi.train.models import known_models, model_spec
     from sdi.train.recipe import Recipe, parse_settings
     from sdi.train.splits import Place, choose_splits, refuse_leaks
+    from sdi.train.start import make_int8, network_to_train, recipe_for_int8, recipe_of_model, starting_point
     from sdi.train.trainer import Trainer
     from sdi.train.watch import watch
 
@@ -241,10 +234,10 @@ def train_command(
         if init and qat:
             raise InputError("--init and --qat both say what to start from; give one of them")
         if init or qat:
-            start = _start(model, init or qat or "", "--qat" if qat else "--init")
+            start = starting_point(model, init or qat or "", "--qat" if qat else "--init")
             model = start.model
         assert model is not None
-        chosen = _qat_recipe(start, recipe, changes) if start and qat else _recipe(model, recipe, changes)
+        chosen = recipe_for_int8(start, recipe, changes) if start and qat else recipe_of_model(model, recipe, changes)
         run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         if any((run / name).exists() for name in ("last.pt", "best.pt")):
             raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
@@ -262,14 +255,14 @@ def train_command(
     with one_voice(fabric):
         run = fabric.broadcast(run)  # its name may hold the time
         source = before or start
-        network = _network(model, source, chosen.seed, fabric, pretrained)
+        network = network_to_train(model, source, chosen.seed, fabric, pretrained)
         samples, validation = load_samples(splits.train), load_samples(splits.validation)
         refuse_leaks(samples, validation)
         places, preprocessing = None, spec.preprocessing
         if source is not None and for_int8:
             preprocessing = source.preprocessing  # an author's may be another than we train with
             face = Face(network, preprocessing, chosen.input_hw).to(fabric.device)
-            places = _train_for_int8(network, before, samples, validation, face, qat_keep or ())
+            places = make_int8(network, before, samples, validation, face, qat_keep or ())
         ensure_folder(run)
         trainer = Trainer(
             model,
@@ -296,42 +289,6 @@ def train_command(
             raise typer.Exit(130)
 
 
-def _recipe(model: str, name: str | None, changes: dict[str, Any]) -> Recipe:
-    """The model's recipe of that name with what the command line changes."""
-    from sdi.train.models import model_spec
-    from sdi.train.paper_recipes import choose_recipe
-
-    spec = model_spec(model)
-    return choose_recipe(name, spec.paper, spec.learning_rate, spec.input_hw).changed(changes)
-
-
-def _qat_recipe(start: Checkpoint, name: str | None, changes: dict[str, Any]) -> Recipe:
-    """What the checkpoint was trained with, or the recipe of that name, made for a short training for INT8."""
-    from sdi.train.qat import qat_recipe
-    from sdi.train.recipe import Recipe
-
-    known = start.training.get("recipe") if name is None else None
-    base = Recipe.from_dict(known) if known else _recipe(start.model, name, {"input_hw": start.input_hw})
-    return qat_recipe(base).changed(changes)
-
-
-def _start(model: str | None, named: str, flag: str) -> Checkpoint:
-    """The checkpoint that `--init` or `--qat` names."""
-    from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
-    from sdi.train.models import model_spec
-
-    path = shipped_checkpoint(model or "") if named == "default" else Path(named)
-    if path is None:
-        raise InputError(f"{flag} default: no checkpoint of {model} comes with sdi; name one, or leave {flag} out")
-    start = load_checkpoint(path, model)
-    if flag == "--init" and start.preprocessing != model_spec(start.model).preprocessing:
-        raise InputError(
-            f"{path} preprocesses otherwise than {start.model} is trained with (an author's checkpoint?): its weights "
-            "are of no use to --init"
-        )
-    return start
-
-
 def _launch(fabric: Fabric, threads: int | None) -> None:
     """Start the other processes; all but the first are silent from here on."""
     import logging
@@ -343,75 +300,6 @@ def _launch(fabric: Fabric, threads: int | None) -> None:
     if threads:
         torch.set_num_threads(threads)
     log.quiet = out.quiet = not fabric.is_global_zero
-
-
-def _fresh_network(model: str, seed: int, pretrained: bool) -> SaliencyNetwork:
-    import torch
-
-    from sdi.train.backbone import load_pretrained
-    from sdi.train.models import build_model, model_spec
-
-    torch.manual_seed(seed)
-    network = build_model(model)
-    backbone = model_spec(model).backbone
-    if backbone and pretrained:
-        load_pretrained(network, backbone)
-    elif backbone:
-        warn(f"{model} starts from random weights (--no-pretrained)")
-    return network
-
-
-def _network(model: str, given: Checkpoint | None, seed: int, fabric: Fabric, pretrained: bool) -> SaliencyNetwork:
-    """That of the checkpoint given, or a fresh one."""
-    from sdi.train.checkpoint import load_network
-
-    if given is not None:
-        return load_network(given).train()
-    with fabric.rank_zero_first(local=True):  # one download serves all
-        return _fresh_network(model, seed, pretrained)
-
-
-def _train_for_int8(
-    network: SaliencyNetwork,
-    before: Checkpoint | None,
-    samples: list[Sample],
-    validation: list[Sample],
-    face: Face,
-    keep: Sequence[str],
-) -> Int8Places:
-    """Let the network compute as in INT8, with the ranges that `before` has, or with those of training pictures."""
-    from sdi.train.models.deploy import absorb_batch_norm
-    from sdi.train.qat import Int8Places, measure_places, train_for_int8
-    from sdi.train.scores import score_face
-
-    network.eval()
-    absorb_batch_norm(network)
-    if before is not None:
-        places = Int8Places.from_dict(before.training["qat"])
-    else:
-        with log.status("measuring ranges on training pictures"):
-            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), keep)
-        if validation:
-            with log.status("scoring in float32"):
-                s = score_face(face, validation)["S"]
-            log.print(f"in float32: S {s:.4f}")
-    train_for_int8(network, places)
-    count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"
-    kept = f", {len(places.kept)} convolutions stay in high precision" if places.kept else ""
-    log.print(f"training for INT8: {count} are quantised, with ranges of {places.pictures} training pictures{kept}")
-    return places
-
-
-def _normalised(samples: Sequence[Sample], face: Face) -> Iterator[Tensor]:
-    """Pictures as the network takes them, one by one."""
-    import torch
-
-    from sdi.runtime.images import resize_image
-
-    device = next(face.network.parameters()).device
-    for sample in samples:
-        frame = torch.from_numpy(resize_image(sample.image, face.network_hw)[None])
-        yield face.normalise(frame.to(device))
 
 
 def _announce(trainer: Trainer, splits: Splits, *, started: bool) -> None:

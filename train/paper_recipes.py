@@ -78,6 +78,7 @@ TSERNET_LITE = Recipe(
     input_hw=(256, 256),
     early_hw=(192, 192),
     early=0.7,
+    whole=0.1,
     epochs=80,
     weight_decay=1e-2,
     decay_all=False,
