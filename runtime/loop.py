@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sdi.runtime.batching import Batcher
 from sdi.runtime.channel import TICK_S, Channel
 from sdi.runtime.engine import Engine
+from sdi.runtime.errors import InputError
 from sdi.runtime.frame import Event, Frame, Result, Skipped
 from sdi.runtime.inspector import Inspector
 from sdi.runtime.pulse import Pulse
@@ -58,6 +59,8 @@ class Loop:
         slow_sinks: "drop": results of live sources that the sinks are too slow for are passed over, oldest first, and
             counted as `unwritten`, so that what is written is new; "hold": the engine waits for the sinks. Results
             of files are never passed over, nor are events.
+    Raises:
+        InputError: no source, or two of one name.
     """
 
     def __init__(
@@ -71,6 +74,9 @@ class Loop:
         slow_sinks: Literal["drop", "hold"] = "drop",
     ) -> None:
         self.sources = [sources] if isinstance(sources, Source) else list(sources)
+        names = [source.name for source in self.sources]
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"a loop needs sources of different names; got {', '.join(names) or 'none'}")
         self.engine = engine
         self.sinks = list(sinks)
         self.inspector = inspector or Inspector()

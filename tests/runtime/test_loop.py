@@ -531,6 +531,12 @@ def test_the_events_of_a_result_follow_it_and_name_it() -> None:
     assert [result.alarm for result in sink.results] == [False, True, False]
 
 
+@pytest.mark.parametrize("sources", [[], [ListSource(name="left"), ListSource(name="left")]])
+def test_sources_must_be_there_and_have_names_of_their_own(sources: list[Source]) -> None:
+    with pytest.raises(InputError, match=r"sources of different names; got (none|left, left)"):
+        Loop(sources, PlainEngine(), [])
+
+
 def test_a_live_frame_that_is_too_old_is_refused_and_told() -> None:
     old = _frame(0)
     old = Frame(0, "old", "list", old.image, old.captured - 3.0, old.wall_time - 3.0)
