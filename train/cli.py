@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sdi.train.checkpoint import Checkpoint
     from sdi.train.splits import Splits
+    from sdi.train.teacher import Teachers
     from sdi.train.trainer import Trainer
 
 __all__ = ["main"]
@@ -120,6 +121,15 @@ def train_command(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="Distil: the maps of this checkpoint (or of a network that comes with sdi, e.g. tsernet-lite) stand "
+            "beside the masks; may be repeated, for their mean. How much they count: --set distil=0.5.",
+            rich_help_panel=_RECIPE,
+        ),
+    ] = None,
     qat: Annotated[
         str | None,
         typer.Option(
@@ -178,6 +188,8 @@ def train_command(
 
       sdi-train --model tsernet-xs --recipe quick --images steel/images --masks steel/masks --set ema=0.999
 
+      sdi-train --model minet --recipe quick --data SD-saliency-900 --teacher tsernet-lite
+
       sdi-train --qat runs/minet/first/best.pt --data SD-saliency-900
     """
     from sdi.train.allocator import keep_freed_memory
@@ -217,7 +229,14 @@ def train_command(
     if qat_keep and qat is None:
         raise InputError("--qat-keep needs --qat CHECKPOINT")
     if resume is not None:
-        others = {"--set": settings, "--recipe": recipe, "--output": output, "--init": init, "--qat": qat}
+        others = {
+            "--set": settings,
+            "--recipe": recipe,
+            "--output": output,
+            "--init": init,
+            "--qat": qat,
+            "--teacher": teacher,
+        }
         if fixed := [*given.values(), *(flag for flag, value in others.items() if value)]:
             raise InputError(f"--resume takes recipe and folder from the run; leave out {', '.join(fixed)}")
         before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume, model)
@@ -258,6 +277,7 @@ def train_command(
         network = network_to_train(model, source, chosen.seed, fabric, pretrained)
         samples, validation = load_samples(splits.train), load_samples(splits.validation)
         refuse_leaks(samples, validation)
+        teachers = _teachers(teacher, before)
         places, preprocessing = None, spec.preprocessing
         if source is not None and for_int8:
             preprocessing = source.preprocessing  # an author's may be another than we train with
@@ -276,6 +296,7 @@ def train_command(
             place=place,
             int8=places,
             preprocessing=preprocessing,
+            teachers=teachers,
         )
         if before is not None:
             trainer.resume(before)
@@ -287,6 +308,15 @@ def train_command(
         _report(trainer, finished, json)
         if interrupted:
             raise typer.Exit(130)
+
+
+def _teachers(named: list[str] | None, before: Checkpoint | None) -> Teachers | None:
+    from sdi.train.teacher import Teachers
+
+    if before is None:
+        return Teachers(named) if named else None
+    files = before.training["state"].get("teachers") if "state" in before.training else None
+    return Teachers.again(files) if files else None
 
 
 def _launch(fabric: Fabric, threads: int | None) -> None:

@@ -65,6 +65,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     paste: float = 0.0  # share of the pictures that get a window of another one, with its mask (CutMix)
     clean: float = 0.0  # share of the pictures that are defect-free: background of the others, and synthetic strip
+    distil: float = 0.5  # weight of the teachers' mean map in the truth, where there are teachers
     iou: float = 0.0  # weight of each saliency map's soft IoU, added to the network's own loss
 
     def __post_init__(self) -> None:
@@ -77,6 +78,8 @@ class Recipe:
         for name in _SHARES:
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if not 0 < self.distil <= 1:
+            raise InputError(f"distil must be greater than 0 and at most 1, got {self.distil}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas must be at least 0 and less than 1, got {self.betas[0]}, {self.betas[1]}")
         for name in ("weight_decay", "backbone_lr", "seed", "iou"):

@@ -35,6 +35,7 @@ from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
 from sdi.train.scores import score_face
 from sdi.train.splits import Place
+from sdi.train.teacher import Teachers
 
 __all__ = ["Progress", "Trainer"]
 
@@ -70,6 +71,7 @@ class Trainer:
         place: where the pictures lie, for checkpoints to say.
         int8: where `network` quantises, after `train_for_int8`, for checkpoints to say.
         preprocessing: None: the model's own.
+        teachers: whose maps stand beside the truth, `recipe.distil` of them.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Trainer:
         place: Place | None = None,
         int8: Int8Places | None = None,
         preprocessing: Preprocessing | None = None,
+        teachers: Teachers | None = None,
     ) -> None:
         self.spec = model_spec(model)
         self.recipe = recipe
@@ -95,6 +98,7 @@ class Trainer:
         self.place = place or Place()
         self.int8 = int8
         self.preprocessing = preprocessing or self.spec.preprocessing
+        self.teachers = teachers
         self.fabric = fabric or open_fabric(precision=recipe.precision)
         self.batches = Batches(samples, recipe, rank=self.fabric.global_rank, processes=self.fabric.world_size)
         self.steps_per_epoch = self.batches.per_epoch
@@ -117,6 +121,8 @@ class Trainer:
         self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
         # The training-time face shares the network's weights; it scores what would be exported.
         self.face = Face(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
+        if teachers is not None:
+            teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
 
     @property
     def product(self) -> SaliencyNetwork:
@@ -204,6 +210,8 @@ class Trainer:
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
             return torch.tensor(math.nan, device=self.fabric.device)
+        if self.teachers is not None:
+            masks = masks.lerp(self.teachers(frames), self.recipe.distil)
         loss = self.spec.loss(maps, masks)
         return loss + self.recipe.iou * saliency_iou_loss(maps, masks) if self.recipe.iou else loss
 
@@ -300,6 +308,8 @@ class Trainer:
         }
         if self.int8 is not None:
             training["qat"] = self.int8.to_dict()
+        if self.teachers is not None:
+            training["teachers"] = list(self.teachers.files.values())  # SHA-256
         if resumable:
             self._saved_step = self.step
             training["state"] = {
@@ -311,6 +321,8 @@ class Trainer:
                 "pictures": self._pictures,
                 "data": self.place.to_dict(),  # of this machine, so in last.pt alone
             }
+            if self.teachers is not None:
+                training["state"]["teachers"] = self.teachers.files
             if self.averaged is not None:
                 training["state"]["network"] = self.network.state_dict()
         if self.fabric.is_global_zero:
