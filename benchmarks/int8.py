@@ -61,8 +61,8 @@ def run(bench: Workbench) -> Table:
     notes = (
         f"All {len(samples)} test pictures; ranges from {_CALIBRATED_ON} training pictures, layers to keep found on "
         "other training pictures (`--max-drop 0.002`). S and MAE are PySODMetrics', times 1000; losses are against "
-        "float32, so a negative one is a gain. INT8 rows: every convolution, the rest in half, unless said. nvidia-modelopt's, "
-        "measured in an environment of its own: quantization.md."
+        "float32, so a negative one is a gain. INT8 rows: every convolution, the rest in half, unless said. "
+        "nvidia-modelopt's, measured in an environment of its own: quantization.md."
     )
     return Table("int8", "FP16 and INT8: what they lose", notes, rows)
 
