@@ -148,13 +148,15 @@ PLANTED: list[tuple[str, Plant, tuple[str, ...], dict[str, str]]] = [
     ("mean and std swapped", lambda m: faults.swap_mean_and_std(m, *preprocessing()), ALL, BOTH),
     ("resize with other corners", faults.move_corners, ("fp32", "fp16"), BOTH),
     ("resize with other corners", faults.move_corners, ("int8",), {SELF_TEST: ""}),  # eight bits may do as much
-    ("a head without its bias", partial(faults.drop_bias, layer="heads.0.1"), ALL, BOTH),
+    # Of this network it is a few gray levels: less than what INT8 costs.
+    ("a head without its bias", partial(faults.drop_bias, layer="heads.0.1"), ("fp32", "fp16"), BOTH),
     ("one layer of 110 without its bias", drop_middle_bias, ("fp32", "fp16"), BOTH),
     ("one layer of 110 without its bias", drop_middle_bias, ("int8",), {SELF_TEST: ""}),
     ("batch norm left in training mode", batch_statistics, ("fp32",), BOTH),
     ("output compressed by 20 %", faults.compress, ALL, {PARITY: "saturation", SELF_TEST: ""}),
-    ("map stretched to min..max", faults.stretch, ALL, {PARITY: "peak", SELF_TEST: ""}),
-    ("gray levels stretched to min..max", stretch_levels, ALL, {PARITY: "rounding", SELF_TEST: ""}),
+    # The golden answer of a network this sure goes from black to white: stretched, it is the same.
+    ("map stretched to min..max", faults.stretch, ALL, {PARITY: "peak"}),
+    ("gray levels stretched to min..max", stretch_levels, ALL, {PARITY: "rounding"}),
     ("height and width transposed", faults.transpose_picture, ALL, BOTH),
     ("INT8 ranges a quarter of the calibrated", partial(faults.quantise_otherwise, factor=1 / 4), ("int8",), BOTH),
     ("INT8 ranges 16 times the calibrated", partial(faults.quantise_otherwise, factor=16), ("int8",), BOTH),

@@ -38,7 +38,7 @@ def test_overfits_two_pictures(name: str) -> None:
     x, truth = two_pictures(name)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.05, betas=(0.7, 0.99), fused=True)
     losses: list[float] = []
-    while len(losses) < 80 and (not losses or losses[-1] > losses[0] / 5):
+    while len(losses) < 200 and (not losses or losses[-1] > losses[0] / 5):
         loss = loss_of(network(x), truth)
         losses.append(loss.item())
         optimiser.zero_grad()
