@@ -31,10 +31,10 @@ def write(folder: Path, samples: list[Sample], rng: np.random.Generator) -> None
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     for number, sample in enumerate(samples):
-        name = f"{sample.name.replace(' ', '-')}-{number}.png" if sample.name.startswith("background") else sample.name
-        path = Path(name).with_suffix(".png")
-        write_image(folder / "images" / path, as_the_other_camera(sample.image, rng))
-        write_image(folder / "masks" / path, sample.mask)
+        # Of one picture there may be several windows.
+        stem = f"{sample.name.replace(' ', '-')}-{number}" if sample.name.startswith("background") else sample.name
+        write_image(folder / "images" / f"{stem}.png", as_the_other_camera(sample.image, rng))
+        write_image(folder / "masks" / f"{stem}.png", sample.mask)
 
 
 def main(data: Path, folder: Path) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from sdi.train.checkpoint import Checkpoint
     from sdi.train.splits import Splits
-    from sdi.train.teacher import Teachers
     from sdi.train.trainer import Trainer
 
 __all__ = ["main"]
@@ -200,7 +199,14 @@ def train_command(
     from sdi.train.models import known_models, model_spec
     from sdi.train.recipe import Recipe, parse_settings
     from sdi.train.splits import Place, choose_splits, refuse_leaks
-    from sdi.train.start import make_int8, network_to_train, recipe_for_int8, recipe_of_model, starting_point
+    from sdi.train.start import (
+        make_int8,
+        network_to_train,
+        recipe_for_int8,
+        recipe_of_model,
+        starting_point,
+        teachers_of,
+    )
     from sdi.train.trainer import Trainer
     from sdi.train.watch import watch
 
@@ -277,7 +283,7 @@ def train_command(
         network = network_to_train(model, source, chosen.seed, fabric, pretrained)
         samples, validation = load_samples(splits.train), load_samples(splits.validation)
         refuse_leaks(samples, validation)
-        teachers = _teachers(teacher, before)
+        teachers = teachers_of(teacher, before)
         places, preprocessing = None, spec.preprocessing
         if source is not None and for_int8:
             preprocessing = source.preprocessing  # an author's may be another than we train with
@@ -308,15 +314,6 @@ def train_command(
         _report(trainer, finished, json)
         if interrupted:
             raise typer.Exit(130)
-
-
-def _teachers(named: list[str] | None, before: Checkpoint | None) -> Teachers | None:
-    from sdi.train.teacher import Teachers
-
-    if before is None:
-        return Teachers(named) if named else None
-    files = before.training["state"].get("teachers") if "state" in before.training else None
-    return Teachers.again(files) if files else None
 
 
 def _launch(fabric: Fabric, threads: int | None) -> None:

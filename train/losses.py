@@ -93,7 +93,7 @@ def saliency_iou_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:
     total = truth.new_zeros(())
     for name, saliency in maps.items():
         if name != "edge":
-            total = total + iou_loss(saliency, F.interpolate(truth, size=saliency.shape[-2:], mode="area"))
+            total = total + iou_loss(saliency, _truth_at(truth, saliency))
     return total
 
 
@@ -157,9 +157,15 @@ def tsernet_lite_loss(maps: dict[str, Tensor], truth: Tensor) -> Tensor:
             edge = F.adaptive_max_pool2d(edge_truth(truth), side.shape[-2:])
             total = total + 0.5 * edge_bce_loss(side, edge)
         elif name not in ("final", "sal1"):
-            small = F.interpolate(truth, size=side.shape[-2:], mode="area")
+            small = _truth_at(truth, side)
             total = total + 0.5 * (bce_loss(side, small) + iou_loss(side, small))
     return total
+
+
+def _truth_at(truth: Tensor, like: Tensor) -> Tensor:
+    """The truth's area means at the size of `like`."""
+    same = truth.shape[-2:] == like.shape[-2:]
+    return truth if same else F.interpolate(truth, size=like.shape[-2:], mode="area")
 
 
 def _gaussian_blur(x: Tensor, size: int = 11, sigma: float = 1.5) -> Tensor:

@@ -23,8 +23,9 @@ from sdi.train.paper_recipes import choose_recipe
 from sdi.train.qat import Int8Places, measure_places, qat_recipe, train_for_int8
 from sdi.train.recipe import Recipe
 from sdi.train.scores import score_face
+from sdi.train.teacher import Teachers
 
-__all__ = ["make_int8", "network_to_train", "recipe_for_int8", "recipe_of_model", "starting_point"]
+__all__ = ["make_int8", "network_to_train", "recipe_for_int8", "recipe_of_model", "starting_point", "teachers_of"]
 
 _RANGED_ON = 64  # pictures at the most
 
@@ -87,6 +88,18 @@ def network_to_train(
         return load_network(given).train()
     with fabric.rank_zero_first(local=True):  # one download serves all
         return _fresh_network(model, seed, pretrained)
+
+
+def teachers_of(named: Sequence[str] | None, before: Checkpoint | None) -> Teachers | None:
+    """Those that are named or, where a run is resumed, those that it began with; None where there are none.
+
+    Raises:
+        InputError: one is no checkpoint, is gone, or is another one by now.
+    """
+    if before is None:
+        return Teachers(named) if named else None
+    files = before.training.get("state", {}).get("teachers")
+    return Teachers.again(files) if files else None
 
 
 def make_int8(

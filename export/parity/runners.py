@@ -43,11 +43,7 @@ def rounder_from_onnx(model: onnx.ModelProto) -> Runner:
     Raises:
         InputError: the graph has no such part, see `rounding_part`, or ONNX Runtime cannot load it.
     """
-    part = rounding_part(model)
-    try:
-        session = onnxruntime.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-    except Exception as error:  # it raises a dozen kinds, none of them public
-        raise InputError(f"ONNX Runtime cannot load the graph's last part: {first_line(error)}") from error
+    session = _session(rounding_part(model), ["CPUExecutionProvider"])
     return lambda probabilities: session.run(None, {PROBABILITY: probabilities})[0]
 
 
@@ -60,23 +56,12 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: s
         InputError: ONNX Runtime cannot load it.
         DeviceError: it has no CUDA here; or, from the runner, the execution failed.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_cpu_mem_arena = False  # the arena would keep gigabytes of what a wide network needs once
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
     providers: list = ["CPUExecutionProvider"]
     if device == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise DeviceError("this ONNX Runtime has no CUDA; pip install 'sdi[gpu]', or use --device cpu")
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
-    try:
-        session = onnxruntime.InferenceSession(
-            source, options, providers=providers, disabled_optimizers=list(SKIPPED_OPTIMIZERS)
-        )
-    except Exception as error:  # it raises a dozen kinds, none of them public
-        raise InputError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {first_line(error)}"
-        ) from error
+    session = _session(model, providers)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")
 
@@ -88,3 +73,18 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: s
             raise DeviceError(f"the graph failed in ONNX Runtime: {first_line(error)}") from error
 
     return run
+
+
+def _session(model: onnx.ModelProto | Path, providers: list) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.enable_cpu_mem_arena = False  # the arena would keep gigabytes of what a wide network needs once
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    try:
+        return onnxruntime.InferenceSession(
+            source, options, providers=providers, disabled_optimizers=list(SKIPPED_OPTIMIZERS)
+        )
+    except Exception as error:  # it raises a dozen kinds, none of them public
+        raise InputError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {first_line(error)}"
+        ) from error

@@ -20,8 +20,8 @@ from sdi.runtime.errors import InputError
 from sdi.train.checkpoint import load_checkpoint
 from sdi.train.data import find_pairs, load_samples
 from sdi.train.devices import open_fabric
-from sdi.train.models import build_model, model_spec
-from sdi.train.paper_recipes import choose_recipe
+from sdi.train.models import build_model
+from sdi.train.start import recipe_of_model
 from sdi.train.trainer import Trainer
 from support import command
 
@@ -81,9 +81,8 @@ def test_two_processes_give_what_one_gives_in_two_parts(steel: Path, tmp_path: P
     assert done.stdout == f"{tmp_path / 'two' / 'best.pt'}\n"  # once, from the first process
     assert "minet 32x32 on 2 x cpu: 8 pictures" in done.stderr
     assert done.stderr.count("it starts from random weights") == 1
-    spec = model_spec("minet")
-    quick = choose_recipe("quick", spec.paper, spec.learning_rate, spec.input_hw).changed({"input_hw": (32, 32)})
-    recipe = quick.changed({"batch_size": 4, "accumulate": 2, "epochs": 2, "validation": "none"})
+    changes = {"input_hw": (32, 32), "batch_size": 4, "accumulate": 2, "epochs": 2, "validation": "none"}
+    recipe = recipe_of_model("minet", "quick", changes)
     torch.manual_seed(recipe.seed)
     (tmp_path / "one").mkdir()
     samples = load_samples(find_pairs(steel, "train"))
