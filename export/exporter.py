@@ -32,7 +32,7 @@ from sdi.export.precision import Lowered, Precision, lowered_model
 from sdi.export.work import work_by_precision
 from sdi.runtime.errors import GateError, InputError
 from sdi.runtime.files import atomic_path, ensure_folder, sha256_of
-from sdi.runtime.golden import golden_check, golden_frame, golden_record
+from sdi.runtime.golden import golden_check, golden_frames, golden_record
 from sdi.runtime.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
@@ -263,8 +263,8 @@ def _gate(
 
 
 def _levels(runner: Runner, frame_hw: tuple[int, int]) -> np.ndarray:
-    """The answer to the golden picture, (H, W) uint8."""
-    return to_levels(runner(golden_frame(*frame_hw)[None])[0])
+    """The answers to the golden pictures, (2, H, W) uint8."""
+    return np.stack([to_levels(runner(frame[None])[0]) for frame in golden_frames(*frame_hw)])
 
 
 def _golden(
@@ -276,7 +276,7 @@ def _golden(
 ) -> dict[str, Any]:
     """The golden record, once the file is known to keep it.
 
-    The golden picture has colours, so it tells BGR from RGB where gray steel does not. It is unlike all steel, and what
+    The first picture has colours, so it tells BGR from RGB where gray steel does not. It is unlike all steel, and what
     eight bits make of it is their own: an INT8 file is asked for what it answers here, and PyTorch's answer is asked
     of the float32 graph that it comes from.
 
@@ -288,10 +288,11 @@ def _golden(
     precision: Precision = request.precision if traced is None else "fp32"
     record = golden_record(frame_hw, reference, tolerance=_GOLDEN_TOLERANCES[precision])
     answer = made if traced is None else traced
-    check = golden_check(record, lambda frame: answer)
+    answers = iter(answer)
+    check = golden_check(record, lambda frame: next(answers))
     if not check.passed:
         raise GateError(
-            f"the exported ONNX file answers the golden picture otherwise than PyTorch: off by {check.difference:.1f} "
+            f"the exported ONNX file answers the golden pictures otherwise than PyTorch: off by {check.difference:.1f} "
             f"gray levels, {check.tolerance:g} are allowed; nothing was kept"
         )
     return record if traced is None else golden_record(frame_hw, made, tolerance=_GOLDEN_TOLERANCES["int8"])

@@ -63,7 +63,7 @@ def engine_from_onnx(
 ) -> Exported:
     """Build `FOLDER/MODEL-PRECISION.plan` and then write its manifest; nothing of it when the build fails.
 
-    Where a GPU can run it, the plan is run on the golden picture before it is kept.
+    Where a GPU can run it, the plan is run on the golden pictures before it is kept.
 
     Args:
         name: of the plan, without suffix; None: as the ONNX file, in the wanted precision.
@@ -74,7 +74,7 @@ def engine_from_onnx(
     Raises:
         InputError: a file cannot be read, parsed or written, or is not ours.
         DeviceError: the library or the GPU failed.
-        GateError: the plan answers the golden picture otherwise than PyTorch; nothing is kept.
+        GateError: the plan answers the golden pictures otherwise than PyTorch; nothing is kept.
     """
     started = time.monotonic()
     source = onnx_manifest(onnx)
@@ -123,7 +123,7 @@ def _describe(
 
 
 def _self_test(path: Path) -> str:
-    """Run the golden picture where that can be; answers what was done, and removes a plan that fails."""
+    """Run the golden pictures where that can be; answers what was done, and removes a plan that fails."""
     try:
         open_cuda()
         engine = open_engine(path)
@@ -136,4 +136,4 @@ def _self_test(path: Path) -> str:
             path.unlink()
             manifest_path(path).unlink()
             raise GateError(f"{error}; nothing was kept") from error
-        return f"the golden picture passes on {engine.device}"
+        return f"the golden pictures pass on {engine.device}"

@@ -88,7 +88,7 @@ class Engine(abc.ABC):
         return resize_image(saliency[0], size_hw)
 
     def golden_check(self) -> GoldenCheck | None:
-        """Run the manifest's golden picture and compare; None without a manifest.
+        """Run the manifest's golden pictures and compare; None without a manifest.
 
         Raises:
             InputError: the manifest has no usable golden record.
@@ -103,7 +103,7 @@ class Engine(abc.ABC):
             ) from error
 
     def self_test(self) -> None:
-        """Run the manifest's golden picture and refuse the engine when the answer is wrong.
+        """Run the manifest's golden pictures and refuse the engine when the answer is wrong.
 
         The file was the right one when it was loaded, so what this finds is a device or a library that computes
         otherwise than PyTorch did.
@@ -115,7 +115,7 @@ class Engine(abc.ABC):
         golden = self.golden_check()
         if golden is not None and not golden.passed:
             raise DeviceError(
-                f"{self.path.name} fails its self-test on {self.device}: the answer to the golden picture is off by "
+                f"{self.path.name} fails its self-test on {self.device}: the answer to a golden picture is off by "
                 f"{golden.difference:.1f} gray levels, {golden.tolerance} are allowed; update the driver and the "
                 "runtime, or export the engine again"
             )

@@ -151,7 +151,7 @@ def parity_command(
         bool,
         typer.Option(
             "--self-test",
-            help="Check each --engine on the golden picture of its manifest instead: no checkpoint, no PyTorch.",
+            help="Check each --engine on the golden pictures of its manifest instead: no checkpoint, no PyTorch.",
             rich_help_panel=_DEVICE,
         ),
     ] = False,

@@ -18,7 +18,7 @@ __all__ = ["self_test"]
 
 
 def self_test(engines: Sequence[Path], device: str, json: bool) -> None:
-    """Run the golden picture of each engine's manifest on this device, through the runtime alone, and print the table.
+    """Run the golden pictures of each engine's manifest on this device, through the runtime alone, and print the table.
 
     Args:
         device: for ONNX files, see `open_engine`; plans run on a GPU.
@@ -40,7 +40,7 @@ def self_test(engines: Sequence[Path], device: str, json: bool) -> None:
         with open_engine(path, device if manifest is None or manifest.target == "onnx" else "auto") as engine:
             golden = engine.golden_check()
             if golden is None:
-                raise InputError(f"no manifest beside {path}: it has no golden picture; copy its .json too")
+                raise InputError(f"no manifest beside {path}: it has no golden pictures; copy its .json too")
             records.append(
                 {
                     "engine": str(path),
@@ -60,6 +60,6 @@ def self_test(engines: Sequence[Path], device: str, json: bool) -> None:
         log.print("gray levels, of the means of 8 x 8 tiles of the answer to a picture drawn from integers")
     if failed := [Path(record["engine"]).name for record in records if not record["passed"]]:
         raise GateError(
-            f"{', '.join(failed)}: the answer to the golden picture is off by more than the manifest allows; update "
+            f"{', '.join(failed)}: the answer to a golden picture is off by more than the manifest allows; update "
             "the driver and the runtime, or export the engine again"
         )

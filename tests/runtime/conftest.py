@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from sdi.runtime.files import sha256_of
-from sdi.runtime.golden import golden_frame, golden_record
+from sdi.runtime.golden import golden_frames, golden_record
 from sdi.runtime.manifest import Manifest, manifest_path, write_manifest
 
 SIZE_HW = (32, 48)
@@ -74,7 +74,7 @@ def _graph(kind: str, frame_hw: tuple[int, int] | None, batch: int | None) -> on
 def tiny_manifest(artefact: Path, frame_hw: tuple[int, int] | None, batch: int | None = 1) -> Manifest:
     """A true manifest of a tiny engine, all fields filled in."""
     height, width = frame_hw or SIZE_HW
-    saliency = np.rint(golden_frame(height, width).mean(axis=2)).astype(np.uint8)
+    saliency = np.rint(golden_frames(height, width).mean(axis=3)).astype(np.uint8)
     digest = sha256_of(artefact)
     return Manifest(
         model="tiny",

@@ -254,7 +254,7 @@ def test_a_failing_engine_is_a_lost_device_and_keeps_what_was_done(
 def test_an_engine_that_fails_its_self_test_is_refused(sdi_run: Run, make_engine: Make, tmp_path: Path) -> None:
     engine = make_engine("mean", (32, 48))
     manifest = json.loads((engine.parent / "tiny.onnx.json").read_text())
-    manifest["golden"]["tile_means"][3][4] += 5
+    manifest["golden"]["tile_means"][0][3][4] += 5
     (engine.parent / "tiny.onnx.json").write_text(json.dumps(manifest))
     code, out, err = sdi_run("--engine", engine, "--source", "demo", "--masks", tmp_path / "maps")
     assert (code, out) == (3, "")

@@ -331,7 +331,7 @@ def test_without_a_manifest_it_is_only_loaded(make_engine: Callable[..., Path]) 
 def test_a_wrong_answer_is_a_fault(make_engine: Callable[..., Path]) -> None:
     path = make_engine()
     record = json.loads(manifest_path(path).read_text())
-    record["golden"]["tile_means"][0][0] += 30
+    record["golden"]["tile_means"][1][0][0] += 30
     manifest_path(path).write_text(json.dumps(record))
     assert _examined(path) == [("manifest", "ok"), ("self-test", "fault")]
 

@@ -143,7 +143,7 @@ class NetworkMaps(MapSource):
 class EngineMaps(NetworkMaps):
     """What an engine answers, at its own input size; needs no torch.
 
-    Its golden picture is checked first.
+    Its golden pictures are checked first.
 
     Args:
         batch: pictures a call where the engine leaves that open.

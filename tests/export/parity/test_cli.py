@@ -175,11 +175,11 @@ def test_self_test_passes_and_fails(engines, tmp_path):
     engine = tmp_path / "minet-fp32.onnx"
     engine.write_bytes(engines["fp32"].read_bytes())
     manifest = json.loads(manifest_path(engines["fp32"]).read_bytes())
-    manifest["golden"]["tile_means"][2][5] += 30
+    manifest["golden"]["tile_means"][0][2][5] += 30
     manifest_path(engine).write_text(json.dumps(manifest), encoding="utf-8")
     failed = call("--self-test", "--engine", engine)
     assert isinstance(failed.exception, GateError)
-    assert "minet-fp32.onnx: the answer to the golden picture is off" in str(failed.exception)
+    assert "minet-fp32.onnx: the answer to a golden picture is off" in str(failed.exception)
     manifest_path(engine).unlink()
     assert isinstance(call("--self-test", "--engine", engine).exception, InputError)
 
