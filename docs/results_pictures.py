@@ -2,6 +2,7 @@
 
 Takes what stands in docs/results: NAME.csv, the log.csv of a run of sdi-train, and curves.json, what
 `sdi-eval --json` says, cut to its curves by `python docs/results_pictures.py keep < scores.json`.
+`python docs/results_pictures.py hours` prints how long each run took.
 """
 
 from __future__ import annotations
@@ -9,9 +10,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 FOLDER = Path(__file__).parent / "results"
+BATCH = 8  # pictures a step, in all of these runs
 
 
 def keep() -> None:
@@ -24,6 +28,23 @@ def keep() -> None:
     (FOLDER / "curves.json").write_text(json.dumps(curves) + "\n")
 
 
+def runs() -> Iterator[tuple[str, list[dict[str, float]]]]:
+    """Each run's name and its epochs."""
+    for path in sorted(FOLDER.glob("*.csv")):
+        with path.open(newline="") as file:
+            yield path.stem, [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def hours() -> None:
+    """Print each run's epochs, hours in all, and pictures a second in its first and last tenth."""
+    for name, rows in runs():
+        steps = (rows[-1]["step"] - rows[0]["step"]) / (len(rows) - 1)
+        rates = [row["images_per_second"] for row in rows]
+        tenth = -(-len(rows) // 10)
+        hours = sum(steps * BATCH / rate for rate in rates) / 3600
+        print(f"{name}: {len(rows)} epochs, {hours:.2f} h, {median(rates[:tenth]):.1f}, {median(rates[-tenth:]):.1f}")
+
+
 def draw() -> None:
     """Both plots in one picture."""
     import matplotlib
@@ -32,10 +53,8 @@ def draw() -> None:
     import matplotlib.pyplot as plt
 
     figure, (learning, precision) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    for path in sorted(FOLDER.glob("*.csv")):
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        learning.plot([int(row["epoch"]) for row in rows], [float(row["loss"]) for row in rows], label=path.stem)
+    for name, rows in runs():
+        learning.plot([row["epoch"] for row in rows], [row["loss"] for row in rows], label=name)
     learning.set(xlabel="epoch", ylabel="mean loss of the epoch", yscale="log", title="Learning")
     for label, curve in json.loads((FOLDER / "curves.json").read_text()).items():
         precision.plot(curve["recall"], curve["precision"], label=label, linewidth=1)
@@ -47,4 +66,4 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    keep() if sys.argv[1:] == ["keep"] else draw()
+    {"keep": keep, "hours": hours, "draw": draw}[(sys.argv[1:] or ["draw"])[0]]()
