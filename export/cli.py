@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
+from sdi.export.sizes import parse_sizes
+from sdi.export.table import print_exported
+from sdi.runtime.console import log, run_app, single_command, warn
 from sdi.runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ def export_command(
             raise InputError("--onnx FILE says what the network is; give it with -o, --target, builder options alone")
         done = _from_onnx(onnx, wanted, target, options, output, overwrite)
     else:
-        shape = _shape(frame, dynamic, batch)
+        shape = parse_sizes(frame, batch, dynamic=dynamic)
         if raw and face != "uint8":
             raise InputError("--raw and --face planar exclude each other; planar answers float32 anyway")
         if calibration is not None and not int8:
@@ -305,7 +305,7 @@ def export_command(
         pictures = Pictures(images, limit)
         work = list(zip(requests, builders, strict=True))
         done = _from_checkpoint(source, digest, work, options, output or Path(), overwrite, pictures)
-    _report(done, json)
+    print_exported(done, json=json)
 
 
 def _from_checkpoint(
@@ -368,42 +368,6 @@ def _from_onnx(
     ]
 
 
-def _shape(frame: str | None, dynamic: bool, batch: str) -> dict[str, Any]:
-    """--frame, --dynamic and --batch as fields of an `ExportRequest`."""
-    counts = tuple(int(part) for part in batch.split(":")) if re.fullmatch(r"\d+(:\d+:\d+)?", batch) else (0,)
-    if min(counts) < 1 or list(counts) != sorted(counts):
-        raise InputError(f"--batch takes a number or least:best:greatest of at least 1, e.g. 1:4:8; got '{batch}'")
-    sizes = _sizes(frame)
-    if dynamic and (len(sizes) == 1 or (len(counts) == 1 and counts != (1,))):
-        raise InputError(
-            "--dynamic leaves batch, height and width free; give it without --frame and --batch, or with "
-            "least:best:greatest of both for the plan"
-        )
-    if not dynamic and len(sizes) == 3:
-        raise InputError("--frame takes a range with --dynamic alone; give one size HxW")
-    return {
-        "dynamic": dynamic,
-        "frame_hw": sizes[0] if len(sizes) == 1 else None,
-        "frames": sizes if len(sizes) == 3 else None,
-        "batch": counts[0] if len(counts) == 1 else 1,
-        "batches": counts if len(counts) == 3 else None,
-    }
-
-
-def _sizes(frame: str | None) -> tuple[tuple[int, int], ...]:
-    """One size or three, growing, of HxW[:HxW:HxW]; none without --frame."""
-    if frame is None:
-        return ()
-    sizes = tuple((int(h), int(w)) for h, w in re.findall(r"(\d+)x(\d+)", frame))
-    grows = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
-    if not re.fullmatch(r"\d+x\d+(:\d+x\d+:\d+x\d+)?", frame) or min(map(min, sizes)) < 32 or not grows:
-        raise InputError(
-            "--frame takes height x width of at least 32, e.g. 1080x1920, or with --dynamic least:best:greatest, e.g. "
-            f"200x200:1080x1920:2160x3840; got '{frame}'"
-        )
-    return sizes
-
-
 def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> tuple[Checkpoint, str | None]:
     from sdi.export.checkpoint_choice import choose_checkpoint
     from sdi.export.exporter import random_checkpoint
@@ -422,52 +386,6 @@ def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> t
     if done is not None and wanted is not None and done < wanted and not checkpoint.metrics:
         warn(f"its training was not finished: {done:.1f} of {wanted} epochs, never scored")
     return checkpoint, sha256_of(chosen)
-
-
-def _report(done: list[Exported], json: bool) -> None:
-    if json:
-        from dataclasses import asdict
-
-        rows: list[dict[str, Any]] = [
-            {"path": str(item.path), "seconds": round(item.seconds, 1), **asdict(item.manifest)} for item in done
-        ]
-        print_json(rows)
-        return
-    _show(done)
-    runs = [item.path for item in done if item.manifest.face == "uint8" and _runs_here(item)]
-    if runs:
-        log.print(f"next: sdi-run --engine {runs[-1]} --source demo --overlay out")
-
-
-def _runs_here(item: Exported) -> bool:
-    return item.manifest.target == "onnx" or item.manifest.gpu is not None
-
-
-def _show(done: list[Exported]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(
-        title=f"in {done[0].path.parent.resolve()}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    table.add_column("file", overflow="fold")
-    for heading in ("MB", "layers (MACs)", "target", "s", "max diff."):
-        words = heading in ("layers (MACs)", "target")
-        table.add_column(heading, justify="left" if words else "right", no_wrap=True)
-    for item in done:
-        manifest = item.manifest
-        layers = sorted(manifest.layers.items(), key=lambda entry: -entry[1]["macs"])
-        table.add_row(
-            item.path.name,
-            f"{manifest.bytes / 1e6:.1f}",
-            "\n".join(f"{values['layers']} {kind} ({values['macs']:.1%})" for kind, values in layers),
-            manifest.target,
-            f"{item.seconds:.0f}",
-            f"{manifest.parity['max']:.1e}",
-        )
-    out.print(table)
-    plans = any(item.path.suffix == ".plan" for item in done)
-    log.print("greatest difference from PyTorch" + (": a plan's is that of its ONNX file" if plans else ""))
 
 
 def main() -> None:
