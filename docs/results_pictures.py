@@ -41,8 +41,9 @@ def hours() -> None:
         steps = (rows[-1]["step"] - rows[0]["step"]) / (len(rows) - 1)
         rates = [row["images_per_second"] for row in rows]
         tenth = -(-len(rows) // 10)
-        hours = sum(steps * BATCH / rate for rate in rates) / 3600
-        print(f"{name}: {len(rows)} epochs, {hours:.2f} h, {median(rates[:tenth]):.1f}, {median(rates[-tenth:]):.1f}")
+        first, last = median(rates[:tenth]), median(rates[-tenth:])
+        seconds = sum(steps * BATCH / rate for rate in rates)
+        print(f"{name}: {len(rows)} epochs, {seconds / 3600:.2f} h, {first:.1f}, {last:.1f}")
 
 
 def draw() -> None:

@@ -96,7 +96,7 @@ class Engine(abc.ABC):
         if self.manifest is None:
             return None
         try:
-            return golden_check(self.manifest.golden, self)
+            return golden_check(self.manifest.golden, lambda frames: np.stack([self(frame) for frame in frames]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the golden record in the manifest of {self.path} is damaged ({error}); export it again"

@@ -55,11 +55,11 @@ class GoldenCheck:
         return self.difference <= self.tolerance
 
 
-def golden_check(record: dict[str, Any], answer: Callable[[np.ndarray], np.ndarray]) -> GoldenCheck:
+def golden_check(record: dict[str, Any], answers: Callable[[np.ndarray], np.ndarray]) -> GoldenCheck:
     """Ask for the answers to a record's pictures, and compare.
 
     Args:
-        answer: (H, W, 3) uint8 BGR -> (H, W) uint8.
+        answers: (N, H, W, 3) uint8 BGR, the pictures -> (N, H, W) uint8.
     Raises:
         KeyError, TypeError, ValueError: the record is damaged, or its pictures are drawn by another rule.
     """
@@ -71,8 +71,8 @@ def golden_check(record: dict[str, Any], answer: Callable[[np.ndarray], np.ndarr
     frames = golden_frames(int(height), int(width))[: len(means)]
     if record.get("frame_sha256", digest := _sha256(frames)) != digest:
         raise ValueError("the pictures it was made from are not the ones that this sdi draws")
-    answers = np.stack([_tile_means(answer(frame)) for frame in frames])
-    return GoldenCheck(float(np.abs(answers - means).max()), float(record["tolerance"]))
+    found = np.stack([_tile_means(each) for each in answers(frames)])
+    return GoldenCheck(float(np.abs(found - means).max()), float(record["tolerance"]))
 
 
 def _sha256(frames: np.ndarray) -> str:

@@ -57,7 +57,7 @@ def self_test(engines: Sequence[Path], device: str, json: bool) -> None:
         print_json({"passed": all(record["passed"] for record in records), "engines": records})
     else:
         out.print(table)
-        log.print("gray levels, of the means of 8 x 8 tiles of the answer to a picture drawn from integers")
+        log.print("gray levels, of the means of 8 x 8 tiles of the answers to two pictures drawn from integers")
     if failed := [Path(record["engine"]).name for record in records if not record["passed"]]:
         raise GateError(
             f"{', '.join(failed)}: the answer to a golden picture is off by more than the manifest allows; update "

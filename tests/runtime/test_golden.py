@@ -45,23 +45,21 @@ def test_a_size_that_eight_does_not_divide() -> None:
 def test_the_difference_is_that_of_the_worst_tile(which: int) -> None:
     saliency = np.full((2, 32, 32), 100, np.uint8)
     record = golden_record((32, 32), saliency, 1.0)
-    answers = iter(saliency)
-    same = golden_check(record, lambda frame: next(answers))
+    same = golden_check(record, lambda frames: saliency)
     assert (same.difference, same.tolerance, same.passed) == (0, 1, True)
     saliency[which, :4, 4:8] += 16  # one tile of 4 x 4
     saliency[which, 8, 8] += 16  # a sixteenth of another
-    answers = iter(saliency)
-    other = golden_check(record, lambda frame: next(answers))
+    other = golden_check(record, lambda frames: saliency)
     assert (other.difference, other.passed) == (16, False)
 
 
 def test_the_pictures_that_are_asked_about_are_those_in_the_record() -> None:
     record = golden_record((24, 40), _black(24, 40), 1.0)
     asked = []
-    golden_check(record, lambda frame: asked.append(frame) or np.zeros((24, 40), np.uint8))
+    golden_check(record, lambda frames: asked.extend(frames) or _black(24, 40))
     assert record["frame_sha256"] == hashlib.sha256(b"".join(frame.tobytes() for frame in asked)).hexdigest()
     with pytest.raises(ValueError, match="not the ones that this sdi draws"):
-        golden_check(record | {"frame_sha256": "0" * 64}, lambda frame: np.zeros((24, 40), np.uint8))
+        golden_check(record | {"frame_sha256": "0" * 64}, lambda frames: _black(24, 40))
 
 
 @pytest.mark.parametrize("digest", [True, False])
@@ -73,7 +71,7 @@ def test_records_of_the_first_picture_alone_serve(digest: bool) -> None:
     if not digest:
         del record["frame_sha256"]
     asked = []
-    assert golden_check(record, lambda frame: asked.append(frame) or np.zeros(frame.shape[:2], np.uint8)).passed
+    assert golden_check(record, lambda frames: asked.extend(frames) or np.zeros(frames.shape[:3], np.uint8)).passed
     assert len(asked) == 1
 
 
@@ -82,4 +80,4 @@ def test_a_record_of_another_shape_is_damaged(means: list[object]) -> None:
     record = golden_record((24, 40), _black(24, 40), 1.0) | {"tile_means": means}
     del record["frame_sha256"]
     with pytest.raises(ValueError, match=r"reshape|answers to \d pictures"):
-        golden_check(record, lambda frame: np.zeros(frame.shape[:2], np.uint8))
+        golden_check(record, lambda frames: np.zeros(frames.shape[:3], np.uint8))
