@@ -20,8 +20,6 @@ test: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
-	$(PIP) --no-deps --target build/installed .
 	$(BIN)/mypy
 
 format: $(VENV)/.dev
