@@ -26,6 +26,12 @@ __all__ = ["SimulatedGpu", "cuda_python", "install", "plan_bytes", "pycuda_drive
 
 _POISON = 0xDD
 _ERROR = real.cudaError_t
+# Types, enum members and error texts are the real ones.
+_REAL = {
+    name: thing
+    for name, thing in vars(real).items()
+    if not callable(thing) or isinstance(thing, type) or name in ("cudaGetErrorName", "cudaGetErrorString")
+}
 # What CUDA refuses while the calling thread records a stream in thread-local mode.
 _UNSAFE = {"cudaMalloc", "cudaFree", "cudaHostAlloc", "cudaFreeHost", "cudaStreamSynchronize", "cudaEventSynchronize"}
 
@@ -106,11 +112,17 @@ class SimulatedGpu:
         self.misuse.append(text)
 
     def left(self) -> dict[str, int]:
-        """What is still allocated; asks for garbage first, and looks for writes into freed host memory."""
-        gc.collect()
+        """What is still allocated, garbage excepted; looks for writes into freed host memory."""
+        counts = self._left()
+        if counts:
+            gc.collect()
+            counts = self._left()
         for block in self.blocks:
             if block.freed and block.host and (block.data != _POISON).any():
                 self.wrong(f"host memory at {block.address:#x} was written after it was freed")
+        return counts
+
+    def _left(self) -> dict[str, int]:
         counts = Counter("memory" for block in self.blocks if not block.freed)
         counts["streams"] = len(self.streams)
         counts["events"] = len(self.events)
@@ -198,11 +210,7 @@ class SimulatedGpu:
 def cuda_python(gpu: SimulatedGpu) -> ModuleType:
     """The module `cuda.bindings.runtime` (or `cuda.cudart`) of a simulated GPU."""
     module = ModuleType("cuda.bindings.runtime")
-    for name in dir(real):  # types and enum members are the real ones
-        if not callable(getattr(real, name)) or isinstance(getattr(real, name), type):
-            setattr(module, name, getattr(real, name))
-    for function in (real.cudaGetErrorName, real.cudaGetErrorString):
-        setattr(module, function.__name__, function)
+    module.__dict__.update(_REAL)
     functions = _CudaFunctions(gpu)
     for name in dir(functions):
         if name.startswith("cuda"):
