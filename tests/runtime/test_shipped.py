@@ -29,7 +29,7 @@ def test_names_are_different_and_the_package_stays_small() -> None:
     assert len(set(names)) == len(names)
     assert default_engine() == shipped_engines()[0].path
     root = Path(__file__).parents[2]
-    data = [*(root / "runtime" / "engines").iterdir(), *(root / "train" / "weights").iterdir()]
+    data = [*(root / "runtime" / "shipped").iterdir(), *(root / "train" / "weights").iterdir()]
     assert sum(path.stat().st_size for path in data) < 15e6
     listed = {shipped.path.name for shipped in shipped_engines()}
     assert {path.name for path in data if path.suffix == ".onnx"} == listed, "no engine that no name leads to"
