@@ -31,7 +31,7 @@ def half_model(model: onnx.ModelProto, float32: Collection[str] = ()) -> onnx.Mo
     """The same graph computed in half; `model` is left as it was.
 
     Args:
-        model: float32, with types in its value_info, as `onnx_from_face` makes it; QuantizeLinear and
+        model: float32, with types in its value_info, as `onnx_from_module` makes it; QuantizeLinear and
             DequantizeLinear become half with their scales.
         float32: names of nodes that stay in float32, besides those that always do.
     Raises:

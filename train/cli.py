@@ -195,7 +195,7 @@ def train_command(
     from sdi.train.checkpoint import load_checkpoint
     from sdi.train.data import load_samples
     from sdi.train.devices import one_voice, open_fabric
-    from sdi.train.face import Face
+    from sdi.train.engine_module import EngineModule
     from sdi.train.models import known_models, model_spec
     from sdi.train.recipe import Recipe, parse_settings
     from sdi.train.splits import Place, choose_splits, refuse_leaks
@@ -287,8 +287,8 @@ def train_command(
         places, preprocessing = None, spec.preprocessing
         if source is not None and for_int8:
             preprocessing = source.preprocessing  # an author's may be another than we train with
-            face = Face(network, preprocessing, chosen.input_hw).to(fabric.device)
-            places = make_int8(network, before, samples, validation, face, qat_keep or ())
+            module = EngineModule(network, preprocessing, chosen.input_hw).to(fabric.device)
+            places = make_int8(network, before, samples, validation, module, qat_keep or ())
         ensure_folder(run)
         trainer = Trainer(
             model,

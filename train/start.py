@@ -16,13 +16,13 @@ from sdi.runtime.common.images import resize_image
 from sdi.train.backbone import load_pretrained
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import Sample
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
 from sdi.train.models.deploy import absorb_batch_norm
 from sdi.train.paper_recipes import choose_recipe
 from sdi.train.qat import Int8Places, measure_places, qat_recipe, train_for_int8
 from sdi.train.recipe import Recipe
-from sdi.train.scores import score_face
+from sdi.train.scores import score_module
 from sdi.train.teacher import Teachers
 
 __all__ = ["make_int8", "network_to_train", "recipe_for_int8", "recipe_of_model", "starting_point", "teachers_of"]
@@ -107,7 +107,7 @@ def make_int8(
     before: Checkpoint | None,
     samples: list[Sample],
     validation: list[Sample],
-    face: Face,
+    module: EngineModule,
     keep: Sequence[str],
 ) -> Int8Places:
     """Let the network compute as in INT8, with the ranges that `before` has, or with those of training pictures."""
@@ -117,10 +117,10 @@ def make_int8(
         places = Int8Places.from_dict(before.training["qat"])
     else:
         with log.status("measuring ranges on training pictures"):
-            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), keep)
+            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], module), keep)
         if validation:
             with log.status("scoring in float32"):
-                s = score_face(face, validation)["S"]
+                s = score_module(module, validation)["S"]
             log.print(f"in float32: S {s:.4f}")
     train_for_int8(network, places)
     count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"
@@ -129,9 +129,9 @@ def make_int8(
     return places
 
 
-def _normalised(samples: Sequence[Sample], face: Face) -> Iterator[Tensor]:
+def _normalised(samples: Sequence[Sample], module: EngineModule) -> Iterator[Tensor]:
     """Pictures as the network takes them, one by one."""
-    device = next(face.network.parameters()).device
+    device = next(module.network.parameters()).device
     for sample in samples:
-        frame = torch.from_numpy(resize_image(sample.image, face.network_hw)[None])
-        yield face.normalise(frame.to(device))
+        frame = torch.from_numpy(resize_image(sample.image, module.network_hw)[None])
+        yield module.normalise(frame.to(device))

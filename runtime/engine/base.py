@@ -1,4 +1,4 @@
-"""Engines: one face whatever runs beneath it.
+"""Engines: one interface, whatever runs beneath it.
 
 How one is used:
 
@@ -27,7 +27,7 @@ __all__ = ["Engine"]
 
 
 class Engine(abc.ABC):
-    """A loaded network with the uint8 face. A context manager; not thread-safe, use one a thread.
+    """A loaded network that keeps the I/O contract. A context manager; not thread-safe, use one a thread.
 
     Attributes:
         path: the file it came from.
