@@ -141,7 +141,7 @@ def measure_start(path: Path, device: str, threads: int | None, size_hw: tuple[i
     process_ms = (time.perf_counter() - started) * 1e3
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DeviceError(f"{path.name} does not start in a fresh process: {last}; try sdi-doctor {path}")
+        raise DeviceError(f"{path.name} does not start in a fresh process: {last}; try sdi-doctor --engine {path}")
     return {"process_ms": process_ms, **json.loads(done.stdout.splitlines()[-1])}
 
 

@@ -156,7 +156,7 @@ def _not_as_asked(capture: cv2.VideoCapture, settings: LiveSettings) -> str:
         return f"gives {fourcc}, --fourcc asks for {settings.fourcc}"
     size_wh = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if settings.size_wh is not None and size_wh != settings.size_wh:
-        return "gives {}x{}, --size asks for {}x{}".format(*size_wh, *settings.size_wh)
+        return "gives {}x{}, --resolution asks for {}x{}".format(*size_wh, *settings.size_wh)
     if settings.fps is not None and rate > 0 and abs(rate - settings.fps) > 0.05 * settings.fps:
         return f"gives {rate:g} frames a second, --fps asks for {settings.fps:g}"
     return ""

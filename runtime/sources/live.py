@@ -141,7 +141,7 @@ class LiveSource(Source):
         size_wh = (image.shape[1], image.shape[0])
         asked = self._settings.size_wh
         if asked is not None and size_wh != asked:
-            raise DeviceError("it gives {}x{}, --size asks for {}x{}".format(*size_wh, *asked))
+            raise DeviceError("it gives {}x{}, --resolution asks for {}x{}".format(*size_wh, *asked))
         return image, fourcc
 
 

@@ -218,7 +218,7 @@ def test_a_gpu_shows_its_own_time_and_what_held_it_down(
     ("options", "said"),
     [
         (("--batch", "0"), "--batch takes whole numbers"),
-        (("--size", "200"), "--size takes HxW"),
+        (("--frame", "200"), "--frame takes HxW"),
         (("--json", "--markdown"), "exclude each other"),
     ],
 )
