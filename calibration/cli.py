@@ -58,11 +58,10 @@ def calibrate_command(
 
       sdi-calibrate --images line-7 --names chosen.txt --size 64 --engine minet-fp32.onnx -o calib-7
     """
-    from rich.progress import track
-
     from sdi.calibration.picture_set import SET_FILE, is_calibration_set
     from sdi.calibration.selection import FEW, choose_calibration_set, find_held_out
     from sdi.runtime.common.images import read_split
+    from sdi.runtime.common.progress import ConsoleProgress
 
     path = output / SET_FILE
     if path.exists():
@@ -77,7 +76,7 @@ def calibrate_command(
         read_split(names) if names else None,
         held_out=find_held_out(images, test),
         seed=seed,
-        shown=lambda paths: track(paths, "reading", console=log, transient=True, disable=not log.is_terminal),
+        progress=ConsoleProgress(),
     )
     chosen = replace(chosen, **network)
     ensure_folder(output)
