@@ -58,6 +58,7 @@ class Engine(abc.ABC):
     device: str
     on_gpu: bool = False
     slots: int = 1
+    _guard: Guard
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         engine = super().__new__(cls)
