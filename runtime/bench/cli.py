@@ -44,7 +44,7 @@ def bench_command(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON.")] = False,
 ) -> None:
     """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
 
@@ -143,8 +143,8 @@ def _measure(
         "threads": threads,
         "engines": alone,
         "loop": [
-            {"engine": name, "source": source or "synthetic strip", **figures}
-            for name, figures in zip(names, loops, strict=True)
+            {"engine": name, "source": source or "synthetic strip", **metrics}
+            for name, metrics in zip(names, loops, strict=True)
         ],
         "start": starts,
     }
@@ -156,7 +156,7 @@ def _measure_alone(
     """A row an engine; on a GPU with its own time, and its state before and after."""
     import numpy as np
 
-    from sdi.runtime.bench.measure import device_figures, latency_figures, strip_frames, time_calls
+    from sdi.runtime.bench.measure import device_metrics, latency_metrics, strip_frames, time_calls
 
     inputs: list[np.ndarray] = []
     for opened in engines:
@@ -165,15 +165,15 @@ def _measure_alone(
     calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
     looks = _looks(engines, calls)
     timed = [
-        latency_figures(values, len(given))
+        latency_metrics(values, len(given))
         for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
     ]
     facts = _gpu_facts(engines, looks, _looks(engines, calls))
     rows = []
-    for opened, given, figures, gpu in zip(engines, inputs, timed, facts, strict=True):
-        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **figures}
-        row["ratio"] = timed[0]["p50_ms"] / figures["p50_ms"]
-        rows.append({**row, **gpu, **device_figures(opened, given)})
+    for opened, given, metrics, gpu in zip(engines, inputs, timed, facts, strict=True):
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **metrics}
+        row["ratio"] = timed[0]["p50_ms"] / metrics["p50_ms"]
+        rows.append({**row, **gpu, **device_metrics(opened, given)})
     return rows
 
 

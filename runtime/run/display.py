@@ -1,4 +1,4 @@
-"""What `sdi-run` shows: the engine before a run, progress during it, the figures after it."""
+"""What `sdi-run` shows: the engine before a run, progress during it, the metrics after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude", "introduce", "run_shown"]
 
-# Events that are told at once; those that may come with every frame are in the figures and the records.
+# Events that are told at once; those that may come with every frame are in the metrics and the records.
 _TOLD = ("source_lost", "source_back", "source_changed", "source_frozen", "source_moving")
 _VERDICTS = ("alarm", "cleared", "defect")  # news while a line is watched; over a folder they are results
 _STAGES = (
@@ -105,26 +105,26 @@ def run_shown(loop: Loop) -> bool:
 
 
 def conclude(summary: Summary, places: list[str], json: bool, lines_on_stdout: bool) -> None:
-    """The figures of a run: JSON on stdout, or text on stderr with the outputs on stdout.
+    """The metrics of a run: JSON on stdout, or text on stderr with the outputs on stdout.
 
     Args:
         places: files and folders that were written.
         lines_on_stdout: results went there already, so that nothing else may.
     """
-    figures = summary.to_dict()
+    metrics = summary.to_dict()
     if json:
-        print_json({**figures, "outputs": places})
+        print_json({**metrics, "outputs": places})
         return
     log.print(
-        f"{figures['frames']} frames in {figures['seconds']:.1f} s ({figures['fps']:.1f} fps), "
-        f"{figures['with_defects']} with defects, {figures['drops']} dropped, {figures['skipped']} skipped"
+        f"{metrics['frames']} frames in {metrics['seconds']:.1f} s ({metrics['fps']:.1f} fps), "
+        f"{metrics['with_defects']} with defects, {metrics['drops']} dropped, {metrics['skipped']} skipped"
     )
-    for source in figures["sources"]:
+    for source in metrics["sources"]:
         told = [f"{source[key]} {what}" for key, what in _TROUBLES if source[key]]
         if told:
             log.print(f"{source['name']}: {', '.join(told)}")
     for key, what in _STAGES:
-        if figures[key]:
-            log.print(f"{what} ms: " + "  ".join(f"{name} {value:.1f}" for name, value in figures[key].items()))
+        if metrics[key]:
+            log.print(f"{what} ms: " + "  ".join(f"{name} {value:.1f}" for name, value in metrics[key].items()))
     for place in places:
         (log if lines_on_stdout else out).print(place)
