@@ -45,7 +45,7 @@ def measure_ranges(
         frames: as the model wants them, each a call; gone through twice but for `minmax`.
         tensors: which; None takes every float tensor.
     Raises:
-        InputError: no frame, or a tensor that is no number somewhere.
+        InputError: no frame, or a tensor with a value that is not finite.
     """
     limits = _greatest_values(model, frames, tensors)
     if wrong := [name for name, limit in limits.items() if not np.isfinite(limit)]:

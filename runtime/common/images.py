@@ -52,7 +52,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def check_frame(image: np.ndarray) -> None:
-    """Refuse an array that is no picture as `read_image` gives it: none is cast, cut or repeated in silence.
+    """Refuse an array that is not a picture as from `read_image`. Nothing is silently cast, cut or repeated.
 
     Raises:
         InputError: not (H, W, 3) uint8, or without a pixel.

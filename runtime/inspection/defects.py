@@ -24,7 +24,7 @@ class Region:
     width: int
     height: int
     area: int  # pixels over the threshold
-    peak: float  # greatest probability inside
+    peak: float  # maximum probability inside
     mean: float  # mean probability inside
     cx: float  # centroid; the middle of the picture's first pixel is 0, 0
     cy: float
@@ -80,7 +80,7 @@ class DefectRule:
 
 
 def gray_level(threshold: float) -> int:
-    """The least gray level, 0..255, whose probability reaches `threshold`."""
+    """The lowest gray level, 0..255, whose probability reaches `threshold`."""
     return math.ceil(threshold * 255)
 
 
@@ -113,7 +113,7 @@ def find_blobs(saliency: np.ndarray, rule: DefectRule) -> list[Blob]:
     _, over = cv2.threshold(saliency, gray_level(rule.threshold) - 1, 1, cv2.THRESH_BINARY)
     if within is not None:
         over &= within
-    # Labelling costs as much on clean strip as on any other: only where something is, there is anything to label.
+    # Labelling costs as much on clean strip as on any other, so an empty map skips it.
     x0, y0, across, down = cv2.boundingRect(over)
     if not across:
         return []
