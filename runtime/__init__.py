@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from sdi.runtime.engine.open import open_engine
     from sdi.runtime.engine.shipped import default_engine
     from sdi.runtime.frame import Event, Frame, Result, Skipped
-    from sdi.runtime.inspection.defects import DefectRule, Region, find_regions
+    from sdi.runtime.inspection.defects import DefectRule, find_regions
     from sdi.runtime.inspection.inspector import Inspector
     from sdi.runtime.pipeline.loop import Loop
+    from sdi.runtime.region import Region
     from sdi.runtime.sinks.base import Sink
     from sdi.runtime.sources.base import Source
     from sdi.runtime.sources.open import open_source, open_sources
@@ -36,7 +37,7 @@ _HOMES = {
     "LiveSettings": "sources.settings",
     "Loop": "pipeline.loop",
     "Manifest": "engine.manifest",
-    "Region": "inspection.defects",
+    "Region": "region",
     "Result": "frame",
     "SdiError": "common.errors",
     "Sink": "sinks.base",

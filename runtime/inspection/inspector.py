@@ -10,9 +10,10 @@ import numpy as np
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Verdict
-from sdi.runtime.inspection.defects import DefectRule, Region, find_blobs
+from sdi.runtime.inspection.defects import DefectRule, find_blobs
 from sdi.runtime.inspection.tracks import Linker, Track
 from sdi.runtime.records import utc
+from sdi.runtime.region import Region
 
 __all__ = ["Inspector"]
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sdi.runtime.frame import Frame
-from sdi.runtime.inspection.defects import Blob, Region
+from sdi.runtime.inspection.defects import Blob
+from sdi.runtime.region import Region
 
 __all__ = ["Linker", "Track"]
 
