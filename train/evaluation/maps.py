@@ -1,4 +1,4 @@
-"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one face."""
+"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one interface."""
 
 from __future__ import annotations
 
