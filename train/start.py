@@ -17,13 +17,13 @@ from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.backbone import load_pretrained
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import Sample
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
 from sdi.train.models.deploy import absorb_batch_norm
 from sdi.train.paper_recipes import choose_recipe
 from sdi.train.qat import Int8Places, measure_places, qat_recipe, train_for_int8
 from sdi.train.recipe import Recipe
-from sdi.train.scores import score_face
+from sdi.train.scores import score_module
 from sdi.train.teacher import Teachers
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def make_int8(
 ) -> Int8Places:
     """Let the network compute as in INT8, with the ranges of the resumed run, or with those of training pictures."""
     assert plan.start is not None
-    face = Face(network, plan.start.preprocessing, plan.recipe.input_hw).to(device)
+    module = EngineModule(network, plan.start.preprocessing, plan.recipe.input_hw).to(device)
     network.eval()
     absorb_batch_norm(network)
     if plan.resumed:
@@ -124,9 +124,9 @@ def make_int8(
     else:
         chosen = samples[:: -(-len(samples) // _RANGED_ON)]
         ranged = progress.track(chosen, "measuring ranges on training pictures")
-        places = measure_places(network, _normalised(ranged, face), plan.keep)
+        places = measure_places(network, _normalised(ranged, module), plan.keep)
         if validation:
-            progress.log(f"in float32: S {score_face(face, validation)['S']:.4f}")
+            progress.log(f"in float32: S {score_module(module, validation)['S']:.4f}")
     train_for_int8(network, places)
     count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"
     kept = f", {len(places.kept)} convolutions stay in high precision" if places.kept else ""
@@ -134,9 +134,9 @@ def make_int8(
     return places
 
 
-def _normalised(samples: Iterable[Sample], face: Face) -> Iterator[Tensor]:
+def _normalised(samples: Iterable[Sample], module: EngineModule) -> Iterator[Tensor]:
     """Pictures as the network takes them, one by one."""
-    device = next(face.network.parameters()).device
+    device = next(module.network.parameters()).device
     for sample in samples:
-        frame = torch.from_numpy(resize_image(sample.image, face.network_hw)[None])
-        yield face.normalise(frame.to(device))
+        frame = torch.from_numpy(resize_image(sample.image, module.network_hw)[None])
+        yield module.normalise(frame.to(device))

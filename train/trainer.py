@@ -25,7 +25,7 @@ from sdi.train.batches import Batches, Share
 from sdi.train.checkpoint import Checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample
 from sdi.train.devices import open_fabric
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.losses import saliency_iou_loss
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate
@@ -33,7 +33,7 @@ from sdi.train.preprocess import Preprocessing
 from sdi.train.qat import Int8Places
 from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
-from sdi.train.scores import score_face
+from sdi.train.scores import score_module
 from sdi.train.splits import DataLocation
 from sdi.train.teacher import Teachers
 
@@ -126,8 +126,8 @@ class Trainer:
         trained: Any = torch.compile(network) if self.setup.compiled else network
         self.model, self.optimiser = self.fabric.setup(trained, optimiser)
         self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
-        # The training-time face shares the network's weights; it scores what would be exported.
-        self.face = Face(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
+        # The training-time module shares the network's weights; it scores what would be exported.
+        self.engine_module = EngineModule(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
         if self.setup.teachers is not None:
             self.setup.teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
 
@@ -213,7 +213,7 @@ class Trainer:
         """Of one share, in float32; NaN where a map is."""
         frames, masks = share.frames.to(self.fabric.device), share.masks.to(self.fabric.device)
         torch.manual_seed(share.seed)
-        maps = self.model(self.face.normalise(frames).contiguous(memory_format=self.layout))
+        maps = self.model(self.engine_module.normalise(frames).contiguous(memory_format=self.layout))
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
             return torch.tensor(math.nan, device=self.fabric.device)
@@ -245,7 +245,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             was_training = self.product.training
             self.product.eval()
-            scores = score_face(self.face, samples)
+            scores = score_module(self.engine_module, samples)
             self.product.train(was_training)
         return self.fabric.broadcast(scores)
 

@@ -28,7 +28,7 @@ __all__ = ["TensorRTEngine", "runtime_cache_path"]
 
 
 class TensorRTEngine(Engine):
-    """A plan with the uint8 or the planar face. See `open_engine` for arguments and errors."""
+    """A plan with uint8 or planar frames. See `open_engine` for arguments and errors."""
 
     def __init__(self, path: Path, manifest: Manifest | None, header: PlanHeader, device: str) -> None:
         if device not in ("auto", "cuda"):
@@ -131,7 +131,7 @@ class TensorRTEngine(Engine):
         return engine
 
     def _face(self) -> bool:
-        """Shapes of the engine, after making sure that this is our face; answers whether it is the planar one."""
+        """Shapes of the engine, after a check of the I/O contract; answers whether frames are planar."""
         engine, trt = self._engine, self._trt
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         tensors = {name: (engine.get_tensor_dtype(name), _dims(engine.get_tensor_shape(name))) for name in names}
@@ -139,8 +139,8 @@ class TensorRTEngine(Engine):
         planar = kinds == {"frame": (trt.float32, 4), "saliency": (trt.float32, 4)}
         if not planar and kinds != {"frame": (trt.uint8, 4), "saliency": (trt.uint8, 3)}:
             raise InputError(
-                f"{self.path} has not the face of an sdi engine: expected frame uint8 [N, H, W, 3] and saliency uint8 "
-                f"[N, H, W]; it has {tensors}. Export with sdi-export"
+                f"{self.path} breaks the I/O contract of an sdi engine: expected frame uint8 [N, H, W, 3] and "
+                f"saliency uint8 [N, H, W]; it has {tensors}. Export with sdi-export"
             )
         fixed = tensors["frame"][1]
         shapes = [_dims(shape) for shape in engine.get_tensor_profile_shape("frame", 0)] if -1 in fixed else [fixed] * 3

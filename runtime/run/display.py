@@ -6,7 +6,6 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from sdi.runtime.common.console import log, out, print_json, warn
-from sdi.runtime.common.errors import SdiError
 
 if TYPE_CHECKING:
     from sdi.runtime.engine.base import Engine
@@ -56,24 +55,21 @@ def introduce(engine: Engine, sources: int) -> None:
 
 
 def run_shown(loop: Loop) -> bool:
-    """Run under a progress display; the sinks hear of its start and its end. Returns whether a signal ended the run."""
+    """Run under a progress display. Returns whether a signal ended the run."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from sdi.runtime.frame import Event, Skipped
     from sdi.runtime.pipeline.watchdog import Watchdog
-    from sdi.runtime.run.outputs import announce_end, announce_start
-    from sdi.runtime.sinks.overlay import WindowSink
 
     signals: list[int] = []
 
     def on_signal(number: int, _: Any) -> None:
         signals.append(number)
-        loop.stop()
+        loop.stop("interrupted")
         signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
 
     watched = all(source.endless for source in loop.sources)
     told = (*_TOLD, *_VERDICTS) if watched else _TOLD
-    windows = [sink for sink in loop.sinks if isinstance(sink, WindowSink)]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,16 +96,8 @@ def run_shown(loop: Loop) -> bool:
                     warn(item.reason, "skipped:")
                 rate = summary.frames / summary.seconds if summary.seconds else 0.0
                 progress.update(task, advance=1, rate=rate, defects=summary.with_defects, drops=summary.drops)
-                if any(window.closed for window in windows):
-                    loop.stop()
 
-            announce_start(loop)  # not before signals are heard: whoever waits for it may send one
-            with Watchdog(loop):
-                loop.run(report)
-        announce_end(loop, "interrupted" if signals else "end of the source")
-    except SdiError as error:
-        announce_end(loop, str(error))
-        raise
+            Watchdog(loop).run(report)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -115,7 +115,7 @@ def test_a_bound_that_cannot_be_held_fails(calibration):
 
 
 def test_a_failed_bound_writes_nothing(calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "onnx_from_face", lambda face, shape: every_kind())
+    monkeypatch.setattr(exporter, "onnx_from_module", lambda module, shape: every_kind())
     request = ExportRequest("int8", int8=Int8Options(calibration, max_drop=0.0))
     out = tmp_path / "out"
     with pytest.raises(GateError, match="nothing was kept"):

@@ -252,7 +252,7 @@ def test_a_step_in_parts_takes_the_mean_of_their_gradients_and_statistics(
     for share in shares:
         network = copy.deepcopy(trainer.network)
         torch.manual_seed(share.seed)
-        loss = trainer.spec.loss(network(trainer.face.normalise(share.frames)), share.masks)
+        loss = trainer.spec.loss(network(trainer.engine_module.normalise(share.frames)), share.masks)
         loss.backward()
         halves.append((network, loss.item()))
     wanted = copy.deepcopy(trainer.network)
