@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from sdi.calibration.appearance import Appearance, appearance_of, descriptors, near_copies
 from sdi.calibration.picture_set import CalibrationPicture, CalibrationSet
-from sdi.runtime.classes import defect_class, fair_shares
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import sha256_of
-from sdi.runtime.images import list_images, read_image, read_split
+from sdi.runtime.common.classes import defect_class, fair_shares
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.common.images import list_images, read_image, read_split
+from sdi.runtime.common.progress import SILENT, Progress
 
 __all__ = ["FEW", "HeldOut", "choose_calibration_set", "find_held_out"]
 
@@ -63,7 +64,7 @@ def choose_calibration_set(
     *,
     held_out: HeldOut = HeldOut(),
     seed: int = 0,
-    shown: Callable[[list[Path]], Iterable[Path]] = iter,
+    progress: Progress = SILENT,
 ) -> CalibrationSet:
     """Pick `size` pictures of a folder: the same share of every class, and within it as different as can be.
 
@@ -73,7 +74,7 @@ def choose_calibration_set(
         names: take only pictures with these stems, e.g. those of the training split.
         held_out: pictures to stay away from.
         seed: chooses the picture that each class starts from.
-        shown: wraps the list of paths while they are read, e.g. with a progress bar.
+        progress: shows how many pictures are read.
     Raises:
         InputError: pictures that cannot be read, are of one gray level or are noise (named), test pictures asked
             for by name, names without a picture, a class without a picture, or too few pictures.
@@ -81,7 +82,7 @@ def choose_calibration_set(
     everything = list_images(folder)
     paths = _narrowed(folder, everything, names, held_out)
     classes = {defect_class(name) for name in (*(path.stem for path in everything), *held_out.names)}
-    candidates, problems = _read(shown(paths))
+    candidates, problems = _read(progress.track(paths, "reading"))
     if problems:
         raise InputError("these cannot calibrate anything:\n  " + some_of(problems, "\n  "))
     candidates, left_out = _without_copies(candidates, _read(held_out.files)[0])

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sdi.runtime.errors import SdiError
+from sdi.runtime.common.errors import SdiError
 
 __all__ = ["HALF_MAX", "half_model", "out_of_half_range"]
 
@@ -34,7 +34,7 @@ def half_model(model: onnx.ModelProto, float32: Collection[str] = ()) -> onnx.Mo
     """The same graph computed in half; `model` is left as it was.
 
     Args:
-        model: float32, with types in its value_info, as `onnx_from_face` makes it; QuantizeLinear and
+        model: float32, with types in its value_info, as `onnx_from_module` makes it; QuantizeLinear and
             DequantizeLinear become half with their scales.
         float32: names of nodes that stay in float32, besides those that always do.
     Raises:

@@ -18,7 +18,7 @@ from sdi.export.half import half_model
 from sdi.export.int8_ranges import Track, measured_ranges, trained_ranges
 from sdi.export.quantize import Layer, quantizable_layers, quantized_model
 from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
-from sdi.runtime.errors import GateError, InputError
+from sdi.runtime.common.errors import GateError, InputError
 from sdi.train.qat import Int8Places
 
 __all__ = ["Int8Options", "Quantisation", "Track", "int8_model"]
@@ -91,7 +91,7 @@ def int8_model(
     """Quantise every layer, but for the worst where the bound would not hold otherwise.
 
     Args:
-        model: float32, with the uint8 face; left as it was.
+        model: float32, with uint8 frames and maps; left as it was.
         name: of the network, for the cache of ranges.
         weights: SHA-256 of the checkpoint; None: random weights.
         feed: how the model takes frames.

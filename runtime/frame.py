@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdi.runtime.defects import Region
+from sdi.runtime.inspection.defects import Region
 
 __all__ = ["Event", "Frame", "Result", "Skipped", "Verdict"]
 
@@ -39,7 +39,7 @@ class Event:
     """What happened beside the frames. An event keeps its place among them and is never dropped.
 
     The sources' own kinds: `source_lost`, `source_back`, `source_changed` (another size or pixel format),
-    `source_frozen`, `source_moving`; the loop's: `frame_stale`.
+    `source_frozen`, `source_moving`; the loop's: `started`, `stopped`, `frame_stale`.
     """
 
     kind: str

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import sha256_of
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import sha256_of
 from sdi.train.checkpoint import load_checkpoint, load_network, shipped_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 
 __all__ = ["Teachers"]
 
@@ -36,8 +36,8 @@ class Teachers(nn.Module):
         paths = [_file(name) for name in named]
         checkpoints = [load_checkpoint(path) for path in paths]
         self.files = {str(path.resolve()): sha256_of(path) for path in paths}
-        self.faces = nn.ModuleList(
-            Face(load_network(c), c.preprocessing, c.input_hw, raw=True, resizes=False) for c in checkpoints
+        self.teachers = nn.ModuleList(
+            EngineModule(load_network(c), c.preprocessing, c.input_hw, raw=True, resizes=False) for c in checkpoints
         )
         self.requires_grad_(False)
 
@@ -60,7 +60,7 @@ class Teachers(nn.Module):
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 BGR -> (N, 1, H, W) float32 probabilities."""
-        return torch.stack([face(frames) for face in self.faces]).mean(dim=0)[:, None]
+        return torch.stack([teacher(frames) for teacher in self.teachers]).mean(dim=0)[:, None]
 
 
 def _file(named: Path | str) -> Path:

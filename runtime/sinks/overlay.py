@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.runtime.defects import DefectRule, gray_level
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import create_beside, ensure_folder
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import create_beside, ensure_folder
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.output_folder import claim_folder, remove_stale, safe_name
 from sdi.runtime.frame import Result, Skipped
-from sdi.runtime.images import write_image
-from sdi.runtime.sinks import Sink
-from sdi.runtime.sinks.folder import claim_folder, remove_stale, safe_name
+from sdi.runtime.inspection.defects import DefectRule, gray_level
+from sdi.runtime.sinks.base import Sink
 
 __all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay", "is_video_path"]
 
@@ -148,7 +148,6 @@ class WindowSink(Sink):
     def __init__(self, rule: DefectRule) -> None:
         self._rule = rule
         self._titles: dict[str, str] = {}
-        self.closed = False
         try:
             cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
         except cv2.error as error:

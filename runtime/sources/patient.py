@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import cv2
 import numpy as np
 
-from sdi.runtime.errors import DeviceError
+from sdi.runtime.common.errors import DeviceError
 
 __all__ = ["PatientCapture"]
 

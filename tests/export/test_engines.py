@@ -20,10 +20,10 @@ from sdi.export.engines.network import edge_layers, half_tensor, opset_of
 from sdi.export.engines.tensorrt import strongly_typed
 from sdi.export.exporter import ExportRequest, export_engine, export_onnx
 from sdi.export.plan import engine_from_onnx
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
-from sdi.runtime.plan import HEADER_BYTES, PlanHeader
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader
 from sdi.train.checkpoint import load_checkpoint
 from support import command, nvidia_view
 
@@ -74,7 +74,7 @@ def test_an_unavailable_builder_is_listed_with_its_reason():
         ("tensorrt-rtx", {"compute_capabilities": ("8.9", "8.9")}, "--compute-capability 8.9, 8.9"),
         ("tensorrt-rtx", {"workspace_gib": 0.0}, "--workspace must be over 0 GiB"),
         ("tensorrt", {"compute_capabilities": ("8.9",)}, "tensorrt builds for the GPU it runs on"),
-        ("tensorrt", {"dla_core": 0}, "--dla takes FP16, one fixed shape and the planar face"),
+        ("tensorrt", {"dla_core": 0}, "--dla takes FP16, one fixed shape and planar frames"),
         ("onnx", {"refit": True, "workspace_gib": 1.0}, "--workspace, --refit is for a TensorRT builder"),
         ("onnx", {"compute_capabilities": ("8.9",)}, "--compute-capability is for a TensorRT builder"),
     ],
@@ -237,7 +237,9 @@ def nothing_was_kept(path):
 
 def test_another_face_is_refused(tiny):
     path = tiny(answer="output")
-    with pytest.raises(InputError, match=r"has not the face .* saliency uint8 \[N, H, W\]; it has .*output uint8"):
+    with pytest.raises(
+        InputError, match=r"breaks the I/O contract .* saliency uint8 \[N, H, W\]; it has .*output uint8"
+    ):
         build(path)
     assert nothing_was_kept(path)
 

@@ -15,7 +15,7 @@ from sdi.export.feed import Feed
 from sdi.export.half import half_model, out_of_half_range
 from sdi.export.onnx_model import float32_nodes
 from sdi.export.precision import lowered_model, out_of_range
-from sdi.runtime.errors import InputError, SdiError
+from sdi.runtime.common.errors import InputError, SdiError
 from support import nvidia_view
 
 FEED = Feed((16, 16))
@@ -58,7 +58,7 @@ def test_edges_stay_float32_and_the_rest_is_half():
     weights = [c for c in half.graph.initializer if c.name.startswith("network.")]
     assert len(weights) == 12
     assert {c.data_type for c in weights} == {TensorProto.FLOAT16}
-    # One Cast on the way in, one on the way out, besides the face's own.
+    # One Cast on the way in, one on the way out, besides those of the I/O contract.
     assert sum(node.op_type == "Cast" for node in half.graph.node) == 4
     assert {v.type.tensor_type.elem_type for v in model.graph.value_info} == {TensorProto.FLOAT}  # left as it was
 

@@ -19,12 +19,12 @@ from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_report import int8_report_html, write_int8_report
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import GateError, InputError
-from sdi.runtime.images import write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import default_engine
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import GateError, InputError
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import default_engine
 from sdi.train.checkpoint import save_checkpoint
 from support import command, lively_checkpoint, nvidia_view
 
@@ -115,7 +115,7 @@ def test_a_bound_that_cannot_be_held_fails(calibration):
 
 
 def test_a_failed_bound_writes_nothing(calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "onnx_from_face", lambda face, shape: every_kind())
+    monkeypatch.setattr(exporter, "onnx_from_module", lambda module, shape: every_kind())
     request = ExportRequest("int8", int8=Int8Options(calibration, max_drop=0.0))
     out = tmp_path / "out"
     with pytest.raises(GateError, match="nothing was kept"):

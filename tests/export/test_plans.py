@@ -12,9 +12,9 @@ import pytest
 from sdi.export.engines import BUILDERS, BuildOptions
 from sdi.export.exporter import ExportRequest, Precision, export_engine, export_onnx
 from sdi.export.int8 import Int8Options
-from sdi.runtime.images import write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
 from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
 from support import command, lively_checkpoint, nvidia_view
 
@@ -24,7 +24,7 @@ FACE = {"frame": "UINT8", "saliency": "UINT8"}
 
 
 def looks_right(view, file, height, width):
-    """The parser's view of a whole network: our face, and every convolution of the file."""
+    """The parser's view of a whole network: our inputs and outputs, and every convolution of the file."""
     assert view.kinds == FACE
     assert view.shapes == {"frame": (1, height, width, 3), "saliency": (1, height, width)}
     kinds = [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]

@@ -1,4 +1,4 @@
-"""Opening engines of every kind of wrong, and the face of the right ones. The engines are real, if tiny."""
+"""Opening engines of every kind of wrong, and the I/O contract of the right ones. The engines are real, if tiny."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
-from sdi.runtime.shipped import default_engine
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import default_engine
 
 MakeEngine = Callable[..., Path]
 Picture = Callable[..., np.ndarray]
@@ -177,7 +177,9 @@ def test_a_newer_manifest(make_engine: MakeEngine) -> None:
 @pytest.mark.parametrize("manifest", [True, False])
 def test_another_face_is_refused(kind: str, manifest: bool, make_engine: MakeEngine) -> None:
     path = make_engine(kind, manifest=manifest)
-    with pytest.raises(InputError, match=r"has not the face of an sdi engine: expected input frame uint8 .*sdi-export"):
+    with pytest.raises(
+        InputError, match=r"breaks the I/O contract of an sdi engine: expected input frame uint8 .*sdi-export"
+    ):
         open_engine(path)
 
 
@@ -236,8 +238,8 @@ _FUZZ = """
 import sys
 from pathlib import Path
 import numpy as np
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import SdiError
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.common.errors import SdiError
 
 path, rng = Path(sys.argv[1]), np.random.default_rng(0)
 data, frame = path.read_bytes(), np.full((32, 48, 3), 99, np.uint8)

@@ -11,12 +11,12 @@ from pathlib import Path
 import onnx
 import pytest
 
-from sdi.runtime.engine import open_engine
-from sdi.runtime.engine_list import list_engines
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import read_manifest, write_manifest
-from sdi.runtime.shipped import ShippedEngine, default_engine, find_engine, shipped_engines
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.manifest import read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import ShippedEngine, default_engine, find_engine, shipped_engines
+from sdi.runtime.run.engine_list import list_engines
 
 ENGINES = pytest.mark.parametrize("shipped", shipped_engines(), ids=lambda shipped: shipped.name)
 
@@ -34,7 +34,7 @@ def test_names_are_different_and_the_package_stays_small() -> None:
     assert len(set(names)) == len(names)
     assert default_engine() == shipped_engines()[0].path
     root = Path(__file__).parents[2]
-    data = [*(root / "runtime" / "engines").iterdir(), *(root / "train" / "weights").iterdir()]
+    data = [*(root / "runtime" / "shipped").iterdir(), *(root / "train" / "weights").iterdir()]
     assert sum(path.stat().st_size for path in data) < 15e6
     listed = {shipped.path.name for shipped in shipped_engines()}
     assert {path.name for path in data if path.suffix == ".onnx"} == listed, "no engine that no name leads to"
@@ -49,7 +49,7 @@ def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_list_shows_scores_size_and_speed() -> None:
-    program = [sys.executable, "-c", "from sdi.runtime.cli import main; main()", "--list", "--threads", "1"]
+    program = [sys.executable, "-c", "from sdi.runtime.run.cli import main; main()", "--list", "--threads", "1"]
     table = subprocess.run(program, capture_output=True, text=True, check=True, env=None).stdout
     rows = json.loads(subprocess.run([*program, "--json"], capture_output=True, text=True, check=True).stdout)[
         "engines"
@@ -80,7 +80,7 @@ def test_the_list_names_the_engine_that_cannot_run_here(
         broken.path,
         replace(manifest, sha256=digest, onnx_sha256=digest, bytes=broken.path.stat().st_size),
     )
-    monkeypatch.setattr("sdi.runtime.shipped.shipped_engines", lambda: (broken, good))
+    monkeypatch.setattr("sdi.runtime.engine.shipped.shipped_engines", lambda: (broken, good))
     list_engines("cpu", 1, json=True)
     rows = json.loads(capsys.readouterr().out)["engines"]
     assert [(row["name"], row["ms"] is None) for row in rows] == [("no-kernel", True), (good.name, False)]
@@ -90,7 +90,7 @@ def test_the_list_names_the_engine_that_cannot_run_here(
     streams = capsys.readouterr()
     assert good.name in streams.out
     assert "no-kernel cannot run here: ONNX Runtime" in streams.err
-    monkeypatch.setattr("sdi.runtime.shipped.shipped_engines", lambda: (broken,))
+    monkeypatch.setattr("sdi.runtime.engine.shipped.shipped_engines", lambda: (broken,))
     with pytest.raises(InputError, match="NoSuchOperator"):
         list_engines("cpu", 1, json=True)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import build_model
 from sdi.train.preprocess import GRAY_STEEL
 
@@ -187,11 +187,11 @@ def test_the_shipped_tsernet_lite_knows_steel_from_its_defects() -> None:
     assert path is not None
     assert path.stat().st_size < 4e6
     checkpoint = load_checkpoint(path, "tsernet-lite")
-    face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw)
+    module = EngineModule(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw)
     for kind in (*DEFECTS, "clean"):
         image, truth = draw_strip(kind, seed=1)
         with torch.inference_mode():
-            saliency = face(torch.from_numpy(image)[None])[0].numpy() >= 128
+            saliency = module(torch.from_numpy(image)[None])[0].numpy() >= 128
         if kind == "clean":
             assert saliency.mean() < 0.001
         else:
