@@ -24,7 +24,7 @@ def open_engine(path: Path | str, device: str = "auto", threads: int | None = No
         device: "auto" (a GPU where ONNX Runtime has one, else the CPU; for a plan a GPU), "cpu" or "cuda".
         threads: CPU threads; None uses one per core.
     Raises:
-        InputError: no such file, a folder, empty, truncated, damaged, not an engine, or one without our face.
+        InputError: no such file, a folder, empty, truncated, damaged, no engine, or one that breaks the I/O contract.
         DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
     path = find_engine(path)

@@ -1,4 +1,4 @@
-"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one face."""
+"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one interface."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdi.runtime.engine.open import open_engine
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from sdi.train.face import Face
+    from sdi.train.engine_module import EngineModule
 
 __all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "compared_maps"]
 
@@ -207,7 +207,7 @@ class CheckpointMaps(NetworkMaps):
         import torch
 
         from sdi.train.checkpoint import load_checkpoint, load_network
-        from sdi.train.face import Face
+        from sdi.train.engine_module import EngineModule
 
         if device not in ("auto", "cpu", "cuda"):
             raise InputError(f"unknown device '{device}'; use auto, cpu or cuda")
@@ -217,7 +217,9 @@ class CheckpointMaps(NetworkMaps):
         if threads:
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
-        self._face: Face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw).to(where)
+        self._module: EngineModule = EngineModule(
+            load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw
+        ).to(where)
         self.batch, self.flips = batch, flips
         self.label = checkpoint.model
         self.detail = f"checkpoint {path} in PyTorch {torch.__version__} on {where}"
@@ -228,7 +230,7 @@ class CheckpointMaps(NetworkMaps):
         from sdi.train.scores import predict_images
 
         try:
-            yield from predict_images(self._face, images, self.batch)
+            yield from predict_images(self._module, images, self.batch)
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"{self.label} needs more GPU memory than is free; use a smaller --batch") from error
 
