@@ -23,10 +23,10 @@ from benchmarks.workbench import Workbench
 from sdi.calibration.picture_set import SET_FILE, CalibrationSet
 from sdi.calibration.selection import choose_calibration_set, find_held_out
 from sdi.export.accuracy import Validation
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.onnx_model import FrameShape, onnx_from_module
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import find_pairs, load_samples
@@ -99,7 +99,7 @@ class _Subject:
         module = EngineModule(
             deploy_form(load_network(self.checkpoint)), self.checkpoint.preprocessing, self.checkpoint.input_hw
         )
-        self.feed = Feed(self.checkpoint.input_hw)
+        self.spec = InputSpec(self.checkpoint.input_hw)
         self.bench.say(f"tracing {self.name}")
         model = onnx_from_module(module, FrameShape(*self.checkpoint.input_hw))
         exact = self._scores(model)
@@ -131,7 +131,7 @@ class _Subject:
             name=self.name.replace(" ", "-"),
             preprocessing=self.checkpoint.preprocessing.to_dict(),
             weights=self.name,
-            feed=self.feed,
+            spec=self.spec,
             float32={},
             say=self.bench.say,
         )
@@ -145,7 +145,7 @@ class _Subject:
             quantize_static(
                 source,
                 made,
-                _Reader(self.feed.frame(self.pictures.read(picture))[None] for picture in self.pictures.pictures),
+                _Reader(self.spec.frame(self.pictures.read(picture))[None] for picture in self.pictures.pictures),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 weight_type=QuantType.QInt8,
@@ -156,7 +156,7 @@ class _Subject:
 
     def _scores(self, model: onnx.ModelProto) -> tuple[float, float]:
         """S and MAE on the test pictures, times 1000."""
-        maps = self.test.maps(self.feed.runner(model), self.feed)
+        maps = self.test.maps(self.spec.runner(model), self.spec)
         mae = py_sod_metrics.MAE()
         for saliency, mask in zip(maps, self.test.masks or (), strict=True):
             mae.step(pred=saliency, gt=mask)

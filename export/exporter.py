@@ -18,17 +18,16 @@ import onnx
 import torch
 
 from sdi.export.engines.base import BuildOptions, EngineBuilder, Exported
-from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, Track
 from sdi.export.int8_report import write_int8_report
 from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
-from sdi.export.parity.figures import Parity, to_levels
+from sdi.export.parity.metrics import Parity, to_levels
 from sdi.export.parity.pictures import Pictures
-from sdi.export.parity.runners import Runner, runner_from_module
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.plan import engine_from_onnx
-from sdi.export.precision import Lowered, Precision, lowered_model
+from sdi.export.precision import Converted, Precision, converted_model
+from sdi.export.runners import InputSpec, Runner, runner_from_module
 from sdi.export.work import work_by_precision
 from sdi.runtime.common.errors import GateError, InputError
 from sdi.runtime.common.files import atomic_path, ensure_folder, sha256_of
@@ -103,10 +102,10 @@ class ExportRequest:
             return replace(self, precision="fp32")
         return replace(self, int8=replace(self.int8, rest="fp32", keep=tuple(manifest.quantisation.get("kept", ()))))
 
-    def feed(self, network_hw: tuple[int, int]) -> Feed:
+    def input_spec(self, network_hw: tuple[int, int]) -> InputSpec:
         """How the ONNX file takes frames."""
         frame_hw = None if self.dynamic else self.frame_hw or network_hw
-        return Feed(frame_hw, None if self.free_batch else self.batch, self.planar)
+        return InputSpec(frame_hw, None if self.free_batch else self.batch, self.planar)
 
 
 def export_onnx(
@@ -151,15 +150,15 @@ def export_onnx(
     opset = model.opset_import[0].version
     say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {opset}")
     reference = runner_from_module(EngineModule(network, checkpoint.preprocessing, network_hw, raw=True))
-    pictures, feed = images or Pictures(None), request.feed(network_hw)
+    pictures, spec = images or Pictures(None), request.input_spec(network_hw)
     # Eight bits hide what the float32 graph that they come from may get wrong.
-    exact = feed.runner(model) if request.precision == "int8" else None
+    exact = spec.runner(model) if request.precision == "int8" else None
     traced = None if exact is None else _levels(exact, frame_hw)
     del exact
-    lowered = lowered_model(
+    converted = converted_model(
         model,
         request.precision,
-        feed,
+        spec,
         pictures,
         int8=request.int8,
         name=checkpoint.model,
@@ -168,26 +167,26 @@ def export_onnx(
         say=say,
         track=track,
     )
-    model = lowered.model
+    model = converted.model
     with atomic_path(path) as beside:
         _save(model, beside, path)
         onnx.checker.check_model(str(beside), full_check=True)
         layers = work_by_precision(model)
-        runner = feed.runner(model)
-        lowered = replace(lowered, model=onnx.ModelProto())
+        runner = spec.runner(model)
+        converted = replace(converted, model=onnx.ModelProto())
         del model  # a wide network is large, and ONNX Runtime has its own copy now
-        parity = _gate(reference, runner, request, feed, pictures)
+        parity = _gate(reference, runner, request, spec, pictures)
         say("ONNX checker passed; " + _figures(parity))
         golden = _golden(request, frame_hw, _levels(reference, frame_hw), _levels(runner, frame_hw), traced)
         manifest = replace(
-            _manifest(beside, lowered, checkpoint, request, golden, parity, frame_hw, checkpoint_sha256),
+            _manifest(beside, converted, checkpoint, request, golden, parity, frame_hw, checkpoint_sha256),
             layers=layers,
         )
         # A manifest of an older file must not lie beside the new one, whatever happens in between.
         manifest_path(path).unlink(missing_ok=True)
     write_manifest(path, manifest)
-    if lowered.quantisation is not None:
-        say(f"report: {write_int8_report(path, lowered.quantisation)}")
+    if converted.quantisation is not None:
+        say(f"report: {write_int8_report(path, converted.quantisation)}")
     seconds = time.monotonic() - started
     say(f"kept {path.name}: {manifest.bytes / 1e6:.1f} MB, {seconds:.1f} s, peak memory {peak_memory_gb():.1f} GB")
     return Exported(path, manifest, seconds)
@@ -252,10 +251,10 @@ def _gate(
     reference: Runner,
     runner: Runner,
     request: ExportRequest,
-    feed: Feed,
+    spec: InputSpec,
     images: Pictures,
 ) -> Parity:
-    parity = compare(reference, runner, feed.frames(images))
+    parity = compare(reference, runner, spec.frames(images))
     failures = TOLERANCES[request.precision].failures(parity)
     if failures:
         raise GateError(
@@ -316,7 +315,7 @@ def _figures(parity: Parity) -> str:
 
 def _manifest(
     file: Path,
-    lowered: Lowered,
+    converted: Converted,
     checkpoint: Checkpoint,
     request: ExportRequest,
     golden: dict[str, Any],
@@ -325,7 +324,7 @@ def _manifest(
     checkpoint_sha256: str | None,
 ) -> Manifest:
     digest = sha256_of(file)
-    quantisation = lowered.quantisation
+    quantisation = converted.quantisation
     return Manifest(
         model=checkpoint.model,
         family=checkpoint.family,
@@ -346,8 +345,8 @@ def _manifest(
         parity=parity.to_dict(),
         metrics=checkpoint.metrics,
         calibration=quantisation.fingerprint if quantisation is not None else None,
-        high_precision_layers=lowered.float32,
+        high_precision_layers=converted.float32,
         quantisation=quantisation.summary() if quantisation is not None else {},
-        notes=lowered.notes,
+        notes=converted.notes,
         profile=request.profile(checkpoint.input_hw),
     )

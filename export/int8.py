@@ -13,10 +13,10 @@ import onnx
 from sdi.calibration.picture_set import CalibrationSet, read_calibration_set
 from sdi.calibration.ranges import RangeMethod
 from sdi.export.accuracy import DEFAULT_MAX_DROP, Validation, mean_difference, validation_pictures
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8_ranges import Track, measured_ranges, trained_ranges
 from sdi.export.quantize import Layer, quantizable_layers, quantized_model
+from sdi.export.runners import InputSpec
 from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
 from sdi.runtime.common.errors import GateError, InputError
 from sdi.train.qat import Int8Places
@@ -83,7 +83,7 @@ def int8_model(
     name: str,
     preprocessing: dict[str, Any],
     weights: str | None,
-    feed: Feed,
+    spec: InputSpec,
     float32: dict[str, str],
     say: Callable[[str], None] = lambda text: None,
     track: Track = lambda items, what: items,
@@ -94,7 +94,7 @@ def int8_model(
         model: float32, with uint8 frames and maps; left as it was.
         name: of the network, for the cache of ranges.
         weights: SHA-256 of the checkpoint; None: random weights.
-        feed: how the model takes frames.
+        spec: how the model takes frames.
         float32: nodes that stay in float32 because half cannot hold their values, each with the reason.
         say: hears what is being done.
         track: wraps long loops, with words for them.
@@ -120,7 +120,7 @@ def int8_model(
             options.ranges,
             pictures,
             folder / f"ranges-{name}-{options.ranges}.json",
-            feed,
+            spec,
             preprocessing=preprocessing,
             weights=weights,
             say=say,
@@ -136,7 +136,7 @@ def int8_model(
         say("accuracy is not measured: training scored the network in INT8; --validation measures what it loses")
         kept, why = (), {}
     else:
-        search = _Search(quantiser, _validation(options, pictures), feed, say, track)
+        search = _Search(quantiser, _validation(options, pictures), spec, say, track)
         kept, accuracy, sensitivity = search.run()
         why = {layer: f"among the {len(kept)} most sensitive" for layer in kept}
     why |= dict.fromkeys(quantiser.always, "kept in training")
@@ -186,11 +186,11 @@ class _Search:
     """Looks for the fewest layers that have to stay in high precision."""
 
     def __init__(
-        self, quantiser: _Quantiser, validation: Validation, feed: Feed, say: Callable[[str], None], track: Track
+        self, quantiser: _Quantiser, validation: Validation, spec: InputSpec, say: Callable[[str], None], track: Track
     ) -> None:
         self._quantiser = quantiser
         self._validation = validation
-        self._feed = feed
+        self._spec = spec
         self._say = say
         self._track = track
         self._ranked: list[Sensitivity] = []
@@ -223,18 +223,18 @@ class _Search:
         return kept.layers, _accuracy(validation, reference, maps[kept.layers], kept, bound), self._ranked
 
     def _maps(self, model: onnx.ModelProto) -> list[np.ndarray]:
-        return self._validation.maps(self._feed.runner(model), self._feed)
+        return self._validation.maps(self._spec.runner(model), self._spec)
 
     def _ranking(self) -> list[Sensitivity]:
         """Each layer alone quantised, on a few pictures; worst first."""
         if self._ranked:
             return self._ranked
         few = self._validation.some(_RANKED_ON)
-        reference = list(few.probabilities(self._feed.runner(self._quantiser.model), self._feed))
+        reference = list(few.probabilities(self._spec.runner(self._quantiser.model), self._spec))
         fixed = {*self._quantiser.float32, *(self._quantiser.layers[name].node for name in self._quantiser.always)}
         layers = [name for name, layer in self._quantiser.layers.items() if layer.node not in fixed]
         for layer in self._track(layers, "ranking layers"):
-            answers = few.probabilities(self._feed.runner(self._quantiser.alone(layer)), self._feed)
+            answers = few.probabilities(self._spec.runner(self._quantiser.alone(layer)), self._spec)
             errors = [np.abs(a - b).mean() for a, b in zip(reference, answers, strict=True)]
             self._ranked.append(Sensitivity(layer, float(np.mean(errors))))
         self._ranked.sort(key=lambda item: -item.error)

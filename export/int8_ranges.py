@@ -14,8 +14,8 @@ import onnx
 
 from sdi.calibration.picture_set import CalibrationSet
 from sdi.calibration.ranges import RangeMethod, RangeSource, cached_ranges, measure_ranges
-from sdi.export.feed import Feed
 from sdi.export.quantize import Layer, skip_inputs
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.checkpoint import Checkpoint
 from sdi.train.qat import Int8Places
@@ -41,7 +41,7 @@ def measured_ranges(
     method: RangeMethod,
     pictures: CalibrationSet,
     cache: Path,
-    feed: Feed,
+    spec: InputSpec,
     *,
     preprocessing: dict[str, Any],
     weights: str | None,
@@ -61,7 +61,7 @@ def measured_ranges(
         graph.hexdigest(),
         method,
     )
-    frames = _Frames(pictures, feed, track)
+    frames = _Frames(pictures, spec, track)
     limits = cached_ranges(cache, source, lambda: measure_ranges(model, frames, method, tensors), say)
     return Int8Ranges(limits, method, source.fingerprint)
 
@@ -107,11 +107,11 @@ def trained_ranges(
 class _Frames:
     """The calibration pictures as a model wants them, read anew each time they are gone through."""
 
-    def __init__(self, pictures: CalibrationSet, feed: Feed, track: Track) -> None:
+    def __init__(self, pictures: CalibrationSet, spec: InputSpec, track: Track) -> None:
         self._pictures = pictures
-        self._feed = feed
+        self._spec = spec
         self._track = track
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for picture in self._track(self._pictures.pictures, "measuring ranges"):
-            yield self._feed.fed(self._feed.frame(self._pictures.read(picture))[None])
+            yield self._spec.tensor(self._spec.frame(self._pictures.read(picture))[None])

@@ -10,18 +10,18 @@ import numpy as np
 import onnx
 
 from sdi.calibration.ranges import measure_ranges
-from sdi.export.feed import Feed
 from sdi.export.half import HALF_MAX, half_model, out_of_half_range
 from sdi.export.int8 import Int8Options, Quantisation, Track, int8_model
 from sdi.export.onnx_model import float32_nodes
+from sdi.export.runners import InputSpec
 
-__all__ = ["Lowered", "Precision", "lowered_model", "out_of_range"]
+__all__ = ["Converted", "Precision", "converted_model", "out_of_range"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
-class Lowered:
+class Converted:
     """A model in its wanted precision."""
 
     model: onnx.ModelProto
@@ -30,10 +30,10 @@ class Lowered:
     quantisation: Quantisation | None = None
 
 
-def lowered_model(
+def converted_model(
     model: onnx.ModelProto,
     precision: Precision,
-    feed: Feed,
+    spec: InputSpec,
     images: Iterable[tuple[str, np.ndarray]],
     *,
     int8: Int8Options | None = None,
@@ -42,7 +42,7 @@ def lowered_model(
     weights: str | None,
     say: Callable[[str], None] = lambda text: None,
     track: Track = lambda items, what: items,
-) -> Lowered:
+) -> Converted:
     """Turn a float32 model into `precision`; `model` is left as it was.
 
     Args:
@@ -55,13 +55,13 @@ def lowered_model(
         GateError: INT8 loses more than it may.
     """
     if precision == "fp32":
-        return Lowered(model)
+        return Converted(model)
     half = precision == "fp16" or (int8 is not None and int8.rest == "fp16")
-    wide = out_of_range(model, feed, images) if half else {}
+    wide = out_of_range(model, spec, images) if half else {}
     notes = _tell(wide, say)
     if precision == "fp16":
         made = half_model(model, wide)
-        return Lowered(made, float32_nodes(made), notes)
+        return Converted(made, float32_nodes(made), notes)
     assert int8 is not None
     made, quantisation = int8_model(
         model,
@@ -69,20 +69,20 @@ def lowered_model(
         name=name,
         preprocessing=preprocessing,
         weights=weights,
-        feed=feed,
+        spec=spec,
         float32=wide,
         say=say,
         track=track,
     )
-    return Lowered(made, float32_nodes(made) if half else (), notes, quantisation)
+    return Converted(made, float32_nodes(made) if half else (), notes, quantisation)
 
 
-def out_of_range(model: onnx.ModelProto, feed: Feed, images: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
+def out_of_range(model: onnx.ModelProto, spec: InputSpec, images: Iterable[tuple[str, np.ndarray]]) -> dict[str, str]:
     """Nodes that half cannot compute on these pictures, in the graph's order, each with the reason.
 
     Measured in float32: ONNX Runtime computes half in float32 on a CPU, so overflow never shows in its answers.
     """
-    peaks = measure_ranges(model, (feed.fed(feed.frame(image)[None]) for _, image in images))
+    peaks = measure_ranges(model, (spec.tensor(spec.frame(image)[None]) for _, image in images))
     return {
         node: f"values up to {peak:.3g}, half ends at {HALF_MAX:.0f}" for node, peak in out_of_half_range(model, peaks)
     }

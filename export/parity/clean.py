@@ -15,10 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sdi.export.feed import Feed
 from sdi.export.parity.evidence import titled_row
-from sdi.export.parity.figures import to_levels
-from sdi.export.parity.runners import Runner
+from sdi.export.parity.metrics import to_levels
+from sdi.export.runners import InputSpec, Runner
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import list_images, read_image, resize_image
 from sdi.runtime.common.strip import draw_strip
@@ -58,7 +57,7 @@ class CleanAreas:
         return float(np.mean(chosen)) if chosen else None
 
     def figures(self, reference: CleanAreas) -> dict[str, float]:
-        """What a gate holds against bounds; see `figures.FIGURES`.
+        """What a gate holds against bounds; see `figures.METRICS`.
 
         Args:
             reference: of the same patches, in PyTorch.
@@ -122,7 +121,7 @@ def clean_patches(
 
 def clean_areas(
     run: Runner,
-    feed: Feed,
+    spec: InputSpec,
     patches: Sequence[CleanPatch],
     threshold: float,
     track: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, what: items,
@@ -136,14 +135,16 @@ def clean_areas(
     if not patches:
         raise InputError("no patch of clean steel to judge by")
     level = gray_level(threshold)
-    areas = [float((_map(run, feed, patch.image) >= level).mean()) for patch in track(patches, "clean steel")]
+    areas = [float((_map(run, spec, patch.image) >= level).mean()) for patch in track(patches, "clean steel")]
     return CleanAreas(patches, np.array(areas))
 
 
-def patch_picture(run: Runner, feed: Feed, areas: CleanAreas, index: int, runner: str, threshold: float) -> np.ndarray:
+def patch_picture(
+    run: Runner, spec: InputSpec, areas: CleanAreas, index: int, runner: str, threshold: float
+) -> np.ndarray:
     """A patch, a runner's map of it, and what is taken for a defect in red: (H, W, 3) uint8 BGR, titled."""
     patch = areas.patches[index]
-    saliency = _map(run, feed, patch.image)
+    saliency = _map(run, spec, patch.image)
     over = patch.image.copy()
     over[saliency >= gray_level(threshold)] = (0, 0, 255)
     taken = f"taken for a defect: {areas.areas[index]:.1%}"
@@ -151,9 +152,9 @@ def patch_picture(run: Runner, feed: Feed, areas: CleanAreas, index: int, runner
     return titled_row(patch.name, panels)
 
 
-def _map(run: Runner, feed: Feed, image: np.ndarray) -> np.ndarray:
+def _map(run: Runner, spec: InputSpec, image: np.ndarray) -> np.ndarray:
     """(H, W) uint8 at the picture's own size, as `sdi.runtime.Engine` answers it."""
-    frame = feed.frame(image)
+    frame = spec.frame(image)
     answer = run(frame[None])[0]
     if answer.shape != frame.shape[:2]:
         raise DeviceError(f"a runner answered {answer.shape} to a frame of {frame.shape[:2]}; export it again")

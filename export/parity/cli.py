@@ -12,7 +12,7 @@ from sdi.runtime.common.console import log, out, print_json, run_app, single_com
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 
 if TYPE_CHECKING:
-    from sdi.export.parity.result import GateResult, RunnerResult
+    from sdi.export.parity.result import CandidateResult, GateResult
     from sdi.train.data import Pair
 
 __all__ = ["main"]
@@ -198,14 +198,14 @@ def parity_command(
         from sdi.export.parity.clean import clean_patches
         from sdi.export.parity.gate import GateRequest, run_gate
         from sdi.export.parity.pictures import Pictures
+        from sdi.export.parity.regression import REGRESSION_LIMITS, compare_with_baseline, read_regression_limits
         from sdi.export.parity.store import check_release, read_store, record_of, save_records
         from sdi.export.parity.tables import print_result
         from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
-        from sdi.export.parity.worsening import WORSENING, hold_against, read_worsening
     from sdi.runtime.common.output_folder import claim_folder
 
     bounds = TOLERANCES if tolerances is None else read_tolerances(tolerances)
-    allowed = WORSENING if tolerances is None else read_worsening(tolerances)
+    allowed = REGRESSION_LIMITS if tolerances is None else read_regression_limits(tolerances)
     if release is not None:
         check_release(release)
     records = [] if against is None else read_store(against)
@@ -228,7 +228,7 @@ def parity_command(
     )
     result = run_gate(request, pictures, track=_track, say=log.print)
     if against is not None:
-        hold_against(result, records, release, allowed)
+        compare_with_baseline(result, records, release, allowed)
     if report is not None:
         from sdi.export.parity.report import write_reports
 
@@ -255,9 +255,9 @@ def _verdict(result: GateResult) -> None:
         raise DeviceError("cannot be compared here:\n" + "\n".join(absent))
 
 
-def _complaint(runner: RunnerResult) -> str:
+def _complaint(runner: CandidateResult) -> str:
     """Everything that an engine fails by, and where that shows best."""
-    from sdi.export.parity.result import against_in_words
+    from sdi.export.parity.result import regression_in_words
     from sdi.export.parity.tolerances import in_words
 
     parts = [in_words(row) for row in runner.failures]
@@ -266,7 +266,7 @@ def _complaint(runner: RunnerResult) -> str:
     if runner.clean is not None and any(row.figure.startswith("clean") for row in runner.failures):
         parts.append(f"worst patch {runner.clean['worst']}")
     if runner.worse:
-        parts.append(against_in_words(runner))
+        parts.append(regression_in_words(runner))
     parts += [note for note in runner.notes if "another checkpoint" in note]
     return f"{runner.name} fails the {runner.precision} gate: " + "; ".join(parts)
 
@@ -289,11 +289,11 @@ def _plot(path: Path, store: Path, overwrite: bool) -> None:
 
 
 def _print_tolerances(path: Path | None) -> None:
+    from sdi.export.parity.regression import REGRESSION_LIMITS, read_regression_limits, regression_limits_as_toml
     from sdi.export.parity.tolerances import TOLERANCES, read_tolerances, tolerances_as_toml
-    from sdi.export.parity.worsening import WORSENING, read_worsening, worsening_as_toml
 
     out.print(tolerances_as_toml(TOLERANCES if path is None else read_tolerances(path)), end="")
-    out.print(worsening_as_toml(WORSENING if path is None else read_worsening(path)), end="")
+    out.print(regression_limits_as_toml(REGRESSION_LIMITS if path is None else read_regression_limits(path)), end="")
 
 
 def _track(items: Iterable[Any], what: str) -> Iterable[Any]:

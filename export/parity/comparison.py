@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdi.export.parity.contenders import Contender
-from sdi.export.parity.figures import Parity, to_levels
-from sdi.export.parity.result import RunnerResult
-from sdi.export.parity.runners import Runner
+from sdi.export.parity.candidates import Candidate
+from sdi.export.parity.metrics import Parity, to_levels
+from sdi.export.parity.result import CandidateResult
 from sdi.export.parity.tolerances import Tolerance
+from sdi.export.runners import Runner
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import resize_image
 
@@ -48,7 +48,7 @@ def compare(
 
 @dataclass
 class _Side:
-    """What is gathered of one contender."""
+    """What is gathered of one candidate."""
 
     parity: Parity
     rounding: float | None = None  # greatest |gray level - 255 p|
@@ -58,12 +58,12 @@ class _Side:
 
 
 class Comparison:
-    """Runs every contender on each picture, and the reference once for each frame size among them."""
+    """Runs every candidate on each picture, and the reference once for each frame size among them."""
 
-    def __init__(self, reference: Runner, contenders: Sequence[Contender], threshold: float) -> None:
+    def __init__(self, reference: Runner, candidates: Sequence[Candidate], threshold: float) -> None:
         self.reference = reference
-        self._contenders = contenders
-        self._sides = [_Side(Parity(threshold)) for _ in contenders]
+        self._candidates = candidates
+        self._sides = [_Side(Parity(threshold)) for _ in candidates]
         self._seconds: list[float] = []
 
     def add(self, name: str, image: np.ndarray, truth: np.ndarray | None) -> None:
@@ -72,10 +72,10 @@ class Comparison:
         if truth is not None and truth.shape != size_hw:
             raise InputError(f"the mask of {name} is {truth.shape}, its picture {size_hw} (height, width)")
         expected: dict[tuple[int, int], tuple[np.ndarray, PictureScores | None]] = {}
-        for contender, side in zip(self._contenders, self._sides, strict=True):
-            if contender.run is None:
+        for candidate, side in zip(self._candidates, self._sides, strict=True):
+            if candidate.run is None:
                 continue
-            frame = contender.feed.frame(image)
+            frame = candidate.spec.frame(image)
             frame_hw = (frame.shape[0], frame.shape[1])
             if frame_hw not in expected:
                 started = time.perf_counter()
@@ -84,11 +84,11 @@ class Comparison:
                 expected[frame_hw] = reference, _scores(reference, truth)
             reference, reference_scores = expected[frame_hw]
             started = time.perf_counter()
-            answer = _engine_map(contender.run, f"{name} in {contender.name}", frame, reference.shape)
+            answer = _engine_map(candidate.run, f"{name} in {candidate.name}", frame, reference.shape)
             side.seconds.append(time.perf_counter() - started)
             side.parity.update(name, reference, answer)
-            if contender.rounder is not None:
-                side.rounding = max(side.rounding or 0.0, _rounding(contender.rounder, answer))
+            if candidate.rounder is not None:
+                side.rounding = max(side.rounding or 0.0, _rounding(candidate.rounder, answer))
             scores = _scores(answer, truth)
             if scores is not None and reference_scores is not None:
                 side.scores.append(scores)
@@ -99,11 +99,11 @@ class Comparison:
         """Of one frame in PyTorch, the median."""
         return statistics.median(self._seconds) if self._seconds else None
 
-    def results(self, tolerances: Mapping[str, Tolerance]) -> list[RunnerResult]:
-        """Figures and verdicts, in the order of the contenders."""
+    def results(self, tolerances: Mapping[str, Tolerance]) -> list[CandidateResult]:
+        """Figures and verdicts, in the order of the candidates."""
         return [
-            _result(contender, side, tolerances[contender.precision])
-            for contender, side in zip(self._contenders, self._sides, strict=True)
+            _result(candidate, side, tolerances[candidate.precision])
+            for candidate, side in zip(self._candidates, self._sides, strict=True)
         ]
 
 
@@ -127,19 +127,19 @@ def _rounding(rounder: Runner, probability: np.ndarray) -> float:
     return float(np.abs(rounder(probability[None])[0] - exact).max())
 
 
-def _result(contender: Contender, side: _Side, tolerance: Tolerance) -> RunnerResult:
-    result = RunnerResult(
-        name=contender.name,
-        kind=contender.kind,
-        file=None if contender.file is None else str(contender.file),
-        sha256=contender.sha256,
-        precision=contender.precision,
-        notes=list(contender.notes),
-        unavailable=contender.unavailable,
+def _result(candidate: Candidate, side: _Side, tolerance: Tolerance) -> CandidateResult:
+    result = CandidateResult(
+        name=candidate.name,
+        kind=candidate.kind,
+        file=None if candidate.file is None else str(candidate.file),
+        sha256=candidate.sha256,
+        precision=candidate.precision,
+        notes=list(candidate.notes),
+        unavailable=candidate.unavailable,
     )
-    if contender.run is None:
+    if candidate.run is None:
         return result
-    if contender.rounded:
+    if candidate.rounded:
         tolerance = tolerance.widened(_ROUNDING, _ROUNDED, "half a gray level more, since a plan's maps come rounded")
         result.notes.append("a plan's maps come rounded to 8 bits, so its differences may be half a gray level more")
     result.figures = side.parity.to_dict() | _score_figures(side)

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.export.parity.contenders import Contender
-from sdi.export.parity.figures import to_levels
+from sdi.export.parity.candidates import Candidate
+from sdi.export.parity.metrics import to_levels
 from sdi.export.parity.pictures import Pictures
-from sdi.export.parity.result import RunnerResult
-from sdi.export.parity.runners import Runner
+from sdi.export.parity.result import CandidateResult
+from sdi.export.runners import Runner
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.output_folder import safe_name
 
@@ -32,7 +32,7 @@ _WORST_BY: dict[str, Callable[[dict], float]] = {
 }
 
 
-def offending_pictures(result: RunnerResult) -> list[int]:
+def offending_pictures(result: CandidateResult) -> list[int]:
     """Indices of the worst picture for each figure out of bounds, no more than three."""
     found: list[int] = []
     for row in result.failures:
@@ -44,19 +44,19 @@ def offending_pictures(result: RunnerResult) -> list[int]:
 
 
 def save_evidence(
-    folder: Path, result: RunnerResult, contender: Contender, reference: Runner, pictures: Pictures
+    folder: Path, result: CandidateResult, candidate: Candidate, reference: Runner, pictures: Pictures
 ) -> list[Path]:
     """Write `FOLDER/RUNNER-PICTURE.png` for each of `offending_pictures`, into a folder that is ours.
 
     The maps are computed again, so that no gate has to keep them all.
     """
-    assert contender.run is not None
+    assert candidate.run is not None
     files = []
     for index in offending_pictures(result):
         name = pictures.names[index]
-        frame = contender.feed.frame(pictures.picture(index))[None]
+        frame = candidate.spec.frame(pictures.picture(index))[None]
         path = folder / f"{safe_name(f'{result.name}-{name}')}.png"
-        write_image(path, difference_picture(name, result.name, reference(frame)[0], contender.run(frame)[0]))
+        write_image(path, difference_picture(name, result.name, reference(frame)[0], candidate.run(frame)[0]))
         files.append(path)
     return files
 

@@ -1,4 +1,4 @@
-"""The gate: every contender against the checkpoint in PyTorch, picture by picture, and the verdict."""
+"""The gate: every candidate against the checkpoint in PyTorch, picture by picture, and the verdict."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sdi.export.feed import Feed
+from sdi.export.parity.candidates import Candidate, open_candidates
 from sdi.export.parity.clean import CleanAreas, CleanPatch, clean_areas, patch_picture
 from sdi.export.parity.comparison import Comparison
-from sdi.export.parity.contenders import Contender, open_contenders
+from sdi.export.parity.divergence import TracedNetwork, first_divergence
 from sdi.export.parity.evidence import save_evidence
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.result import GateResult
-from sdi.export.parity.runners import Runner, runner_from_checkpoint
 from sdi.export.parity.tolerances import TOLERANCES, Tolerance
-from sdi.export.parity.where import TracedNetwork, first_difference
+from sdi.export.runners import InputSpec, Runner, runner_from_checkpoint
 from sdi.runtime.common.files import sha256_of
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.output_folder import claim_folder, safe_name
@@ -60,20 +59,20 @@ def run_gate(
         track: wraps long loops, with words for them.
         say: hears what is being done.
     Raises:
-        InputError: something that cannot be compared; see `open_contender` and `compare`.
+        InputError: something that cannot be compared; see `open_candidate` and `compare`.
         DeviceError: an execution failed.
     """
     if request.evidence is not None and request.evidence.exists():
         _claim(request.evidence, request.overwrite)  # before the work
     checkpoint = load_checkpoint(request.checkpoint)
-    contenders = open_contenders(
+    candidates = open_candidates(
         request.engines, checkpoint, request.checkpoint, deploy=request.deploy, device=request.device
     )
     try:
         digest = sha256_of(request.checkpoint)
-        for contender in contenders:
-            _tell_of_another_checkpoint(contender, request.checkpoint, digest)
-        comparison = Comparison(runner_from_checkpoint(checkpoint), contenders, request.threshold)
+        for candidate in candidates:
+            _tell_of_another_checkpoint(candidate, request.checkpoint, digest)
+        comparison = Comparison(runner_from_checkpoint(checkpoint), candidates, request.threshold)
         for index in track(range(len(pictures)), "comparing"):
             comparison.add(pictures.names[index], pictures.picture(index), pictures.truth(index))
         result = GateResult(
@@ -86,33 +85,33 @@ def run_gate(
             machine=_machine(request.device),
             reference_seconds_per_frame=comparison.reference_seconds,
         )
-        for contender, runner in zip(contenders, result.runners, strict=True):
+        for candidate, runner in zip(candidates, result.runners, strict=True):
             if runner.failures and request.evidence is not None:
                 folder = _claim(request.evidence, request.overwrite)
-                runner.evidence += map(str, save_evidence(folder, runner, contender, comparison.reference, pictures))
+                runner.evidence += map(str, save_evidence(folder, runner, candidate, comparison.reference, pictures))
         if request.where:
-            _look_where(checkpoint, contenders, result, pictures, say)
+            _look_where(checkpoint, candidates, result, pictures, say)
         if request.clean:
-            _judge_clean(request, comparison.reference, contenders, result, track)
+            _judge_clean(request, comparison.reference, candidates, result, track)
         return result
     finally:
-        for contender in contenders:
-            contender.close()
+        for candidate in candidates:
+            candidate.close()
 
 
 def _judge_clean(
-    request: GateRequest, reference: Runner, contenders: Sequence[Contender], result: GateResult, track: Track
+    request: GateRequest, reference: Runner, candidates: Sequence[Candidate], result: GateResult, track: Track
 ) -> None:
     """Add figures and verdicts on clean steel to each runner's, and its worst patch where one fails."""
     expected: dict[tuple[int, int] | None, CleanAreas] = {}  # by frame size
-    for contender, runner in zip(contenders, result.runners, strict=True):
-        if contender.run is None:
+    for candidate, runner in zip(candidates, result.runners, strict=True):
+        if candidate.run is None:
             continue
-        feed, tolerance = contender.feed, request.tolerances[contender.precision]
-        if feed.frame_hw not in expected:
-            expected[feed.frame_hw] = clean_areas(reference, feed, request.clean, request.threshold, track)
-        areas = clean_areas(contender.run, feed, request.clean, request.threshold, track)
-        figures = areas.figures(expected[feed.frame_hw])
+        spec, tolerance = candidate.spec, request.tolerances[candidate.precision]
+        if spec.frame_hw not in expected:
+            expected[spec.frame_hw] = clean_areas(reference, spec, request.clean, request.threshold, track)
+        areas = clean_areas(candidate.run, spec, request.clean, request.threshold, track)
+        figures = areas.figures(expected[spec.frame_hw])
         rows = tolerance.rows(figures)
         runner.figures |= figures
         runner.rows += rows
@@ -120,30 +119,30 @@ def _judge_clean(
         if request.evidence is not None and not all(row.passed for row in rows):
             folder = _claim(request.evidence, request.overwrite)
             path = folder / f"{safe_name(f'{runner.name}-clean steel')}.png"
-            picture = patch_picture(contender.run, feed, areas, areas.worst, runner.name, request.threshold)
+            picture = patch_picture(candidate.run, spec, areas, areas.worst, runner.name, request.threshold)
             write_image(path, picture)
             runner.evidence.append(str(path))
 
 
 def _look_where(
     checkpoint: Checkpoint,
-    contenders: Sequence[Contender],
+    candidates: Sequence[Candidate],
     result: GateResult,
     pictures: Pictures,
     say: Callable[[str], None],
 ) -> None:
     """Add the first layer that differs to the result of each ONNX file, on its worst picture."""
-    traced: dict[Feed, TracedNetwork] = {}
-    for contender, runner in zip(contenders, result.runners, strict=True):
-        if contender.kind != "onnx":
+    traced: dict[InputSpec, TracedNetwork] = {}
+    for candidate, runner in zip(candidates, result.runners, strict=True):
+        if candidate.kind != "onnx":
             runner.notes.append("--where looks into ONNX files alone")
             continue
-        if contender.feed not in traced:
+        if candidate.spec not in traced:
             say(f"tracing {checkpoint.model}, to look into it")
-            traced[contender.feed] = TracedNetwork(checkpoint, contender.feed)
-        say(f"looking for the first layer of {contender.name} that differs")
+            traced[candidate.spec] = TracedNetwork(checkpoint, candidate.spec)
+        say(f"looking for the first layer of {candidate.name} that differs")
         worst = max(range(len(pictures)), key=lambda i: runner.pictures[i]["max"])
-        runner.where = first_difference(traced[contender.feed], contender, pictures.picture(worst))
+        runner.where = first_divergence(traced[candidate.spec], candidate, pictures.picture(worst))
         runner.where["picture"] = pictures.names[worst]
 
 
@@ -151,9 +150,9 @@ def _claim(folder: Path, overwrite: bool) -> Path:
     return claim_folder(folder, "parity-evidence", overwrite, "sdi-parity --evidence")
 
 
-def _tell_of_another_checkpoint(contender: Contender, checkpoint: Path, digest: str) -> None:
-    if contender.checkpoint_sha256 not in (None, digest):
-        contender.notes.append(f"it was exported from another checkpoint than {checkpoint}")
+def _tell_of_another_checkpoint(candidate: Candidate, checkpoint: Path, digest: str) -> None:
+    if candidate.checkpoint_sha256 not in (None, digest):
+        candidate.notes.append(f"it was exported from another checkpoint than {checkpoint}")
 
 
 def _machine(device: str) -> dict[str, Any]:

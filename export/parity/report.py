@@ -8,8 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from sdi.export.parity.figures import FIGURES
-from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_words, findings, where_in_words
+from sdi.export.parity.metrics import METRICS
+from sdi.export.parity.result import (
+    CandidateResult,
+    GateResult,
+    Row,
+    divergence_in_words,
+    findings,
+    regression_in_words,
+)
 from sdi.export.parity.tolerances import in_words
 from sdi.runtime.common.files import write_text
 
@@ -58,7 +65,7 @@ def junit_report(result: GateResult) -> str:
             case = ElementTree.SubElement(suite, "testcase", classname=group, name="runs here", time="0")
             ElementTree.SubElement(case, "error", message=_printable(runner.unavailable))
         for row in runner.rows:
-            name = FIGURES[row.figure].title
+            name = METRICS[row.figure].title
             case = ElementTree.SubElement(suite, "testcase", classname=group, name=name, time="0")
             if not row.passed:
                 failure = ElementTree.SubElement(case, "failure", message=_printable(in_words(row)))
@@ -67,7 +74,7 @@ def junit_report(result: GateResult) -> str:
             name = f"{change['figure']}, against the last release"
             case = ElementTree.SubElement(suite, "testcase", classname=group, name=name, time="0")
             if not change["passed"]:
-                failure = ElementTree.SubElement(case, "failure", message=_printable(against_in_words(runner)))
+                failure = ElementTree.SubElement(case, "failure", message=_printable(regression_in_words(runner)))
                 failure.text = _printable(f"bound: {change['reason']}")
     for part in ("tests", "failures", "errors"):
         suites.set(part, str(sum(int(suite.get(part, "0")) for suite in suites)))
@@ -84,7 +91,7 @@ def markdown_report(result: GateResult) -> str:
         heads = [f"{_cell(runner.name)} ({runner.precision})" for runner in compared]
         lines += [f"| figure | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
         rows = [{row.figure: row for row in runner.rows} for runner in compared]
-        for name, figure in FIGURES.items():
+        for name, figure in METRICS.items():
             if any(name in each for each in rows):
                 cells = [_markdown_row(each[name]) if name in each else "" for each in rows]
                 lines.append(f"| {figure.title.replace('|', chr(92) + '|')} | {' | '.join(cells)} |")
@@ -110,7 +117,7 @@ def html_report(result: GateResult) -> str:
                 "result": runner,
                 "rows": [
                     {
-                        "title": FIGURES[row.figure].title,
+                        "title": METRICS[row.figure].title,
                         "measured": row.shown,
                         "bound": f"{'at least' if row.at_least else 'at most'} {row.bound:g}",
                         "passed": row.passed,
@@ -121,7 +128,7 @@ def html_report(result: GateResult) -> str:
                 "worst": sorted(runner.pictures, key=lambda picture: -picture["mean"])[:10],
                 "evidence": [(Path(file).name, _picture_uri(Path(file))) for file in runner.evidence],
                 "remarks": [*runner.notes, *findings(runner)],
-                "where": None if runner.where is None else where_in_words(runner.where),
+                "where": None if runner.where is None else divergence_in_words(runner.where),
             }
             for runner in result.runners
         ],
@@ -133,14 +140,14 @@ def _pictures(result: GateResult) -> str:
     return f"{result.pictures} pictures ({drawn}), masks cut at {result.threshold:g}"
 
 
-def _details(runner: RunnerResult) -> list[str]:
+def _details(runner: CandidateResult) -> list[str]:
     """What helps to understand a runner's figures."""
     found = list(runner.notes)
     if runner.failures and runner.pictures:
         worst = max(runner.pictures, key=lambda picture: picture["max"])
         found.append(f"worst picture {worst['name']}: differs by up to {worst['max']:.3g}, mask IoU {worst['iou']:.3f}")
     if runner.where is not None:
-        found.append(where_in_words(runner.where))
+        found.append(divergence_in_words(runner.where))
     found += findings(runner)
     return found + [f"evidence: {file}" for file in runner.evidence]
 

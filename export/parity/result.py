@@ -7,7 +7,7 @@ from typing import Any
 
 from sdi.runtime.common.errors import InputError
 
-__all__ = ["GateResult", "Row", "RunnerResult", "against_in_words", "findings", "where_in_words"]
+__all__ = ["CandidateResult", "GateResult", "Row", "divergence_in_words", "findings", "regression_in_words"]
 
 SCHEMA = "sdi-parity"
 SCHEMA_VERSION = 1
@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 class Row:
     """One figure held against its bound."""
 
-    figure: str  # key of `figures.FIGURES`
+    figure: str  # key of `figures.METRICS`
     measured: float
     bound: float
     at_least: bool  # the bound is the least that passes; else the greatest
@@ -40,7 +40,7 @@ class Row:
 
 
 @dataclass
-class RunnerResult:
+class CandidateResult:
     """One runner of the network, compared with the reference."""
 
     name: str
@@ -85,7 +85,7 @@ class GateResult:
     threshold: float  # probability from which a pixel belongs to the mask
     pictures: int
     synthetic: bool  # the pictures were drawn, not taken
-    runners: list[RunnerResult] = field(default_factory=list)
+    runners: list[CandidateResult] = field(default_factory=list)
     machine: dict[str, Any] = field(default_factory=dict)  # processor, versions, when
     reference_seconds_per_frame: float | None = None  # median, of the checkpoint in PyTorch
 
@@ -120,15 +120,15 @@ class GateResult:
             runners = []
             for item in value["runners"]:
                 rows = [Row(**_without(row, "passed")) for row in item["rows"]]
-                runners.append(RunnerResult(**{**_without(item, "passed"), "rows": rows}))
+                runners.append(CandidateResult(**{**_without(item, "passed"), "rows": rows}))
             rest = _without(value, "passed", "schema", "schema_version")
             return GateResult(**{**rest, "runners": runners})
         except (KeyError, TypeError, AttributeError) as error:
             raise InputError(f"a damaged parity result ({error}); run sdi-parity again") from error
 
 
-def where_in_words(where: dict[str, Any]) -> str:
-    """What `first_difference` found, as a sentence."""
+def divergence_in_words(where: dict[str, Any]) -> str:
+    """What `first_divergence` found, as a sentence."""
     if "tensor" not in where:
         return "no layer differs: the maps agree to the rounding of float32"
     detail = (
@@ -144,7 +144,7 @@ def _without(value: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: item for name, item in value.items() if name not in names}
 
 
-def against_in_words(runner: RunnerResult) -> str:
+def regression_in_words(runner: CandidateResult) -> str:
     """What became of a runner since the last release; empty where that was not looked up."""
     if runner.against is None:
         return ""
@@ -157,7 +157,7 @@ def against_in_words(runner: RunnerResult) -> str:
     )
 
 
-def _clean_in_words(runner: RunnerResult) -> str:
+def _clean_in_words(runner: CandidateResult) -> str:
     """What a runner made of clean steel; empty where it was not shown any."""
     if runner.clean is None:
         return ""
@@ -168,6 +168,6 @@ def _clean_in_words(runner: RunnerResult) -> str:
     )
 
 
-def findings(runner: RunnerResult) -> list[str]:
+def findings(runner: CandidateResult) -> list[str]:
     """What was found besides the figures, in sentences: on clean steel, and since the last release."""
-    return [text for text in (_clean_in_words(runner), against_in_words(runner)) if text]
+    return [text for text in (_clean_in_words(runner), regression_in_words(runner)) if text]

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sdi.export.parity.result import GateResult, RunnerResult
+from sdi.export.parity.result import CandidateResult, GateResult
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.files import ensure_folder, write_text
 
@@ -86,7 +86,7 @@ def check_release(name: str) -> None:
         raise InputError(f"--release {name} cannot be part of a file's name; use letters, digits and ._+-, e.g. 1.4.0")
 
 
-def record_of(result: GateResult, runner: RunnerResult, release: str | None = None) -> Record:
+def record_of(result: GateResult, runner: CandidateResult, release: str | None = None) -> Record:
     """What is kept of a runner that was compared.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from sdi.export.parity.figures import FIGURES
-from sdi.export.parity.result import GateResult, Row, RunnerResult, findings, where_in_words
+from sdi.export.parity.metrics import METRICS
+from sdi.export.parity.result import CandidateResult, GateResult, Row, divergence_in_words, findings
 from sdi.runtime.common.console import log, out
 
 __all__ = ["print_result", "verdict"]
@@ -32,7 +32,7 @@ def print_result(result: GateResult) -> None:
         for runner in some:
             table.add_column(f"{runner.name}\n{runner.precision}", justify="right", overflow="fold")
         rows = [{row.figure: row for row in runner.rows} for runner in some]
-        for name, figure in FIGURES.items():
+        for name, figure in METRICS.items():
             if any(name in each for each in rows):
                 table.add_row(figure.title, *(_cell(each.get(name)) for each in rows))
         table.add_section()
@@ -56,7 +56,7 @@ def _cell(row: Row | None) -> Text:
     )
 
 
-def _show_where(runner: RunnerResult) -> None:
+def _show_where(runner: CandidateResult) -> None:
     where = runner.where
     assert where is not None
     table = Table(
@@ -70,4 +70,4 @@ def _show_where(runner: RunnerResult) -> None:
         table.add_row(row["layer"], row["tensor"], row["op"], f"{row['error']:.1e}", f"{row['map']:.1e}")
     out.print(table)
     log.print("map off by: RMS, when the engine computes up to this layer and PyTorch the rest")
-    out.print(where_in_words(where))
+    out.print(divergence_in_words(where))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdi.export.parity.figures import FIGURES, Parity
+from sdi.export.parity.metrics import METRICS, Parity
 from sdi.export.parity.result import Row
 from sdi.runtime.common.errors import InputError
 
@@ -38,10 +38,10 @@ class Tolerance:
     bounds: Mapping[str, Bound]
 
     def rows(self, figures: Mapping[str, float]) -> list[Row]:
-        """Each measured figure that has a bound, in the order of `FIGURES`."""
+        """Each measured figure that has a bound, in the order of `METRICS`."""
         return [
-            Row(name, figures[name], self.bounds[name].value, FIGURES[name].at_least, self.bounds[name].reason)
-            for name in FIGURES
+            Row(name, figures[name], self.bounds[name].value, METRICS[name].at_least, self.bounds[name].reason)
+            for name in METRICS
             if name in figures and name in self.bounds
         ]
 
@@ -58,7 +58,7 @@ class Tolerance:
 
 def in_words(row: Row) -> str:
     """A row out of bounds: "mean difference 0.12 is over 0.02"."""
-    return f"{FIGURES[row.figure].title} {row.measured:.3g} is {'under' if row.at_least else 'over'} {row.bound:g}"
+    return f"{METRICS[row.figure].title} {row.measured:.3g} is {'under' if row.at_least else 'over'} {row.bound:g}"
 
 
 def _table(**rows: tuple[float, str]) -> Tolerance:
@@ -132,7 +132,7 @@ def read_tolerances(path: Path) -> dict[str, Tolerance]:
     """`TOLERANCES` with what a TOML file says otherwise.
 
     A table for each precision holds figures: `mean = 0.03`, or `mean = { bound = 0.03, reason = "faint scratches" }`.
-    The table [regression] is `worsening.read_worsening`'s.
+    The table [regression] is `worsening.read_regression_limits`'s.
 
     Raises:
         InputError: the file cannot be read, is no TOML, or names an unknown precision or figure, or a bound that is no
@@ -179,13 +179,13 @@ def tolerances_as_toml(tolerances: Mapping[str, Tolerance]) -> str:
 
 
 def _least() -> str:
-    return " and ".join(name for name, figure in FIGURES.items() if figure.at_least)
+    return " and ".join(name for name, figure in METRICS.items() if figure.at_least)
 
 
 def _bound(path: Path, precision: str, name: str, row: Any) -> Bound:
     where = f"{path}: {precision}.{name}"
-    if name not in FIGURES:
-        raise InputError(f"{where} is no figure; known: {', '.join(FIGURES)}")
+    if name not in METRICS:
+        raise InputError(f"{where} is no figure; known: {', '.join(METRICS)}")
     reason = f"set in {path.name}"
     if isinstance(row, dict):
         if unknown := sorted(set(row) - {"bound", "reason"}):

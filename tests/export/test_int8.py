@@ -15,10 +15,10 @@ from graphs import every_kind, frames
 from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.selection import choose_calibration_set
 from sdi.export.exporter import ExportRequest
-from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_report import int8_report_html, write_int8_report
 from sdi.export.parity.tolerances import TOLERANCES
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import GateError, InputError
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
@@ -28,7 +28,7 @@ from sdi.runtime.engine.shipped import default_engine
 from sdi.train.checkpoint import save_checkpoint
 from support import command, lively_checkpoint, nvidia_view
 
-FEED = Feed((16, 16))
+SPEC = InputSpec((16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def quantise(model, options, heard=None, **others):
         name="tiny",
         preprocessing={},
         weights="0" * 64,
-        feed=FEED,
+        spec=SPEC,
         float32=others.pop("float32", {}),
         say=(heard if heard is not None else []).append,
         **others,
@@ -90,7 +90,7 @@ def test_all_layers_are_quantised_where_the_bound_holds(calibration):
     assert record.accuracy["measure"] == "map difference"
     assert record.accuracy["tried"] == [{"kept": 0, "drop": record.accuracy["drop"]}]
     assert any(text.startswith("6 of 6 layers: map difference loses") for text in heard)
-    moved = np.abs(FEED.runner(model)(frames(1)) - FEED.runner(every_kind())(frames(1)))
+    moved = np.abs(SPEC.runner(model)(frames(1)) - SPEC.runner(every_kind())(frames(1)))
     assert 0 < moved.mean() < 0.05
 
 

@@ -15,12 +15,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_ranges import trained_ranges
 from sdi.export.onnx_model import FrameShape, onnx_from_module
-from sdi.export.parity.runners import runner_from_onnx
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import InputSpec, runner_from_onnx
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.manifest import read_manifest
@@ -140,7 +139,7 @@ def int8_of(model: onnx.ModelProto, wanted: Int8Options) -> Any:
         name="tiny",
         preprocessing={},
         weights="0" * 64,
-        feed=Feed((SIDE, SIDE)),
+        spec=InputSpec((SIDE, SIDE)),
         float32={},
         say=heard.append,
     )

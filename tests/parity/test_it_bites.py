@@ -26,13 +26,13 @@ from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.ranges import RangeSource, cached_ranges, measure_ranges
 from sdi.calibration.selection import choose_calibration_set
 from sdi.export.exporter import ExportRequest, export_onnx
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
-from sdi.export.precision import lowered_model, out_of_range
+from sdi.export.precision import converted_model, out_of_range
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
@@ -45,7 +45,7 @@ from sdi.train.engine_module import EngineModule
 from sdi.train.models import model_spec
 
 PARITY, SELF_TEST = "sdi-parity", "self-test"
-FEED = Feed((256, 256))
+SPEC = InputSpec((256, 256))
 
 Plant = Callable[[onnx.ModelProto], None]
 
@@ -81,7 +81,7 @@ def engines(tmp_path_factory) -> Engines:
     assert manifest is not None
     assert checkpoint is not None
     tensors = {layer.tensor for layer in quantizable_layers(traced)} | {t for t, _ in skip_inputs(traced).values()}
-    ranges = measure_ranges(traced, (FEED.frame(image)[None] for _, image in Pictures(None)), tensors=tensors)
+    ranges = measure_ranges(traced, (SPEC.frame(image)[None] for _, image in Pictures(None)), tensors=tensors)
     graphs = {
         "fp32": traced,
         "fp16": half_model(traced),
@@ -93,7 +93,7 @@ def engines(tmp_path_factory) -> Engines:
         tolerance = exporter._GOLDEN_TOLERANCES[precision]
         golden = {**manifest.golden, "tolerance": tolerance}
         if precision == "int8":
-            answers = exporter._levels(FEED.runner(model), (256, 256))
+            answers = exporter._levels(SPEC.runner(model), (256, 256))
             golden = golden_record((256, 256), answers, tolerance)
         manifests[precision] = replace(manifest, golden=golden)
     return Engines(checkpoint, graphs, manifests, tmp_path_factory.mktemp("engines"))
@@ -187,11 +187,11 @@ def test_the_planted_batch_statistics_are_pytorchs(engines):
     layers = set(normed_layers(engines.graphs["fp32"], trained().weights))
     for layer in layers:
         network.get_submodule(faults.norm_of(layer)).train()
-    frame = FEED.frame(draw_strip("patch", 1)[0])[None]
+    frame = SPEC.frame(draw_strip("patch", 1)[0])[None]
     with torch.inference_mode():
         wanted = EngineModule(network, how, (256, 256), raw=True)(torch.from_numpy(frame)).numpy()
     assert len(layers) > 100
-    np.testing.assert_allclose(FEED.runner(graph)(frame), wanted, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(SPEC.runner(graph)(frame), wanted, rtol=0, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -235,12 +235,12 @@ def test_overflow_of_half_is_found_in_float32_ranges(engines):
     harmed = engines.graph("fp32", partial(faults.overflow, first=parts[0], second=parts[1], factor=1e5))
     nodes = {node.output[0]: node.name for node in harmed.graph.node}
     first, second = (next(n for n in harmed.graph.node if f"network.{part}.weight" in n.input) for part in parts)
-    assert out_of_range(engines.graphs["fp32"], FEED, Pictures(None)) == {}
-    assert set(out_of_range(harmed, FEED, Pictures(None))) == {first.name, nodes[second.input[0]], second.name}
+    assert out_of_range(engines.graphs["fp32"], SPEC, Pictures(None)) == {}
+    assert set(out_of_range(harmed, SPEC, Pictures(None))) == {first.name, nodes[second.input[0]], second.name}
     # Float32 itself is as good as it was, so is half where the gate was heard, and not where it was not.
     assert caught_by(engines.saved("fp32", harmed), engines.checkpoint) == {}
     how = trained().preprocessing.to_dict()
-    heard = lowered_model(harmed, "fp16", FEED, Pictures(None), name="minet", preprocessing=how, weights=None)
+    heard = converted_model(harmed, "fp16", SPEC, Pictures(None), name="minet", preprocessing=how, weights=None)
     assert "3 nodes stay in float32" in heard.notes[0]
     assert caught_by(engines.saved("fp16", heard.model), engines.checkpoint) == {}
     assert set(caught_by(engines.saved("fp16", half_model(harmed)), engines.checkpoint)) == {PARITY, SELF_TEST}

@@ -12,12 +12,12 @@ import py_sod_metrics
 import pytest
 from onnx import helper
 
-import sdi.export.parity.contenders as contenders
+import sdi.export.parity.candidates as candidates
 from damage import negate, save_engine
 from sdi.export.onnx_model import PROBABILITY
 from sdi.export.parity.evidence import difference_picture
-from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.gate import GateRequest, run_gate
+from sdi.export.parity.metrics import METRICS
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import DeviceError, InputError
@@ -81,10 +81,10 @@ def test_scores_are_those_of_the_maps_that_the_runtime_gives(judged, engines, pi
 
 def test_every_figure_is_there(judged):
     for runner in judged[0].runners:
-        left = {name for name in FIGURES if name.startswith("clean")}
+        left = {name for name in METRICS if name.startswith("clean")}
         if runner.kind == "deploy":
             left.add("rounding")  # it gives probabilities alone
-        assert {row.figure for row in runner.rows} == set(FIGURES) - left
+        assert {row.figure for row in runner.rows} == set(METRICS) - left
         assert all(np.isfinite(value) for value in runner.figures.values())
         assert [picture["name"] for picture in runner.pictures] == ["clean", "inclusion", "patch", "scratch"]
         assert set(runner.quantiles) == {"reference", "engine"}
@@ -277,7 +277,7 @@ def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(checkpoint, en
         opened.append(_Plan(open_engine(engines["fp32"], "cpu")))
         return opened[-1]
 
-    monkeypatch.setattr(contenders, "open_engine", open_plan)
+    monkeypatch.setattr(candidates, "open_engine", open_plan)
     (runner,) = run_gate(GateRequest(checkpoint, (plan,), where=True), pictures).runners
     assert runner.failures == []
     assert (runner.kind, runner.precision) == ("engine", "fp32")
@@ -297,7 +297,7 @@ def test_a_plan_without_its_gpu_leaves_the_others_judged(checkpoint, engines, pi
     def no_gpu(path):
         raise DeviceError(f"{path} is a TensorRT plan: no CUDA driver here")
 
-    monkeypatch.setattr(contenders, "open_engine", no_gpu)
+    monkeypatch.setattr(candidates, "open_engine", no_gpu)
     result = run_gate(GateRequest(checkpoint, (engines["fp32"], plan)), pictures)
     onnx_file, absent = result.runners
     assert onnx_file.passed
@@ -315,9 +315,9 @@ def test_a_network_of_another_size_passes_in_its_deploy_form(tmp_path):
 
 
 def test_an_engine_that_comes_with_sdi_goes_by_its_name(checkpoint):
-    (contender,) = contenders.open_contenders([Path("minet")], load_checkpoint(checkpoint), checkpoint)
-    assert contender.file == find_engine("minet")
-    assert contender.run is not None
+    (candidate,) = candidates.open_candidates([Path("minet")], load_checkpoint(checkpoint), checkpoint)
+    assert candidate.file == find_engine("minet")
+    assert candidate.run is not None
 
 
 def test_engines_of_one_name_are_told_apart(checkpoint, engines, tmp_path):

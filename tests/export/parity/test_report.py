@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from sdi.export.parity.figures import FIGURES
+from sdi.export.parity.metrics import METRICS
 from sdi.export.parity.report import html_report, junit_report, markdown_report, write_reports
-from sdi.export.parity.result import GateResult, Row, RunnerResult
+from sdi.export.parity.result import CandidateResult, GateResult, Row
 from sdi.runtime.common.images import write_image
 
 GOOD = Row("max", 0.01, 0.1, False, "half has 11 bits")
@@ -36,12 +36,12 @@ def result(tmp_path):
     }  # fmt: skip
     common = {"pictures": PICTURES, "quantiles": {"reference": LEVELS, "engine": LEVELS}, "figures": {"slope": 0.8}}
     runners = [
-        RunnerResult("good.onnx", "onnx", "good.onnx", "1" * 64, "fp16", 0.012, [GOOD], **common),
-        RunnerResult(
+        CandidateResult("good.onnx", "onnx", "good.onnx", "1" * 64, "fp16", 0.012, [GOOD], **common),
+        CandidateResult(
             "a|b.onnx", "onnx", "a|b.onnx", "2" * 64, "int8", 0.01, [GOOD, BAD],
             evidence=[str(picture)], where=where, notes=["<script>alert(1)</script>"], **common,
         ),
-        RunnerResult("c.plan", "engine", "c.plan", "3" * 64, "fp16", unavailable="no \x1b[31mGPU here"),
+        CandidateResult("c.plan", "engine", "c.plan", "3" * 64, "fp16", unavailable="no \x1b[31mGPU here"),
     ]  # fmt: skip
     machine = {"system": "Linux", "versions": {"torch": "2"}, "made": "2026-01-02T03:04:05Z"}
     return GateResult("minet", {"file": "best.pt", "sha256": "0" * 64}, 0.5, 2, False, runners, machine)
@@ -106,7 +106,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(result):
         "12.0 ms",
     ):
         assert text in page
-    assert all(FIGURES[row.figure].title in page for row in (GOOD, BAD))
+    assert all(METRICS[row.figure].title in page for row in (GOOD, BAD))
 
 
 def test_json_is_the_result(result, tmp_path):

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from sdi.export.parity.result import GateResult, Row, RunnerResult
+from sdi.export.parity.result import CandidateResult, GateResult, Row
 from sdi.runtime.common.errors import InputError
 
 
@@ -16,7 +16,7 @@ def result_of(*runners):
 
 
 def runner_of(*rows, **fields):
-    return RunnerResult("a.onnx", "onnx", "a.onnx", "1" * 64, "fp16", rows=list(rows), **fields)
+    return CandidateResult("a.onnx", "onnx", "a.onnx", "1" * 64, "fp16", rows=list(rows), **fields)
 
 
 GOOD = Row("max", 0.01, 0.1, False, "because")

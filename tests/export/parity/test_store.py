@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 from sdi.export.parity.plots import history_html, write_history
-from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_words
+from sdi.export.parity.regression import (
+    REGRESSION_LIMITS,
+    changes,
+    compare_with_baseline,
+    read_regression_limits,
+    regression_limits_as_toml,
+)
+from sdi.export.parity.result import CandidateResult, GateResult, Row, regression_in_words
 from sdi.export.parity.store import Record, check_release, last_like, read_store, record_of, save_records
 from sdi.export.parity.tolerances import read_tolerances
-from sdi.export.parity.worsening import WORSENING, changes, hold_against, read_worsening, worsening_as_toml
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import shipped_checkpoint
@@ -23,7 +29,7 @@ MINET = find_engine("minet")
 
 def result_of(made: str = "2026-01-01T00:00:00Z", sha256: str = "a" * 64, **figures: float) -> GateResult:
     """A gate's result of one INT8 file, with the figures given and good ones otherwise."""
-    runner = RunnerResult(
+    runner = CandidateResult(
         "minet-int8.onnx",
         "onnx",
         "builds/minet-int8.onnx",
@@ -152,9 +158,9 @@ def test_only_what_is_alike_is_held_against_each_other() -> None:
     assert last_like(new, [new]) == new  # the first is held against itself
 
 
-@pytest.mark.parametrize("name", WORSENING)
+@pytest.mark.parametrize("name", REGRESSION_LIMITS)
 def test_each_figure_may_worsen_up_to_its_bound_and_no_further(name: str) -> None:
-    rule = WORSENING[name]
+    rule = REGRESSION_LIMITS[name]
     assert rule.reason
     old = 0.5
     bound = rule.bound(old)
@@ -174,46 +180,46 @@ def test_each_figure_may_worsen_up_to_its_bound_and_no_further(name: str) -> Non
 def test_a_worse_release_fails_and_says_by_what() -> None:
     kept = [record("2025-01-01T00:00:00Z", "1.0", S=0.7), record("2025-06-01T00:00:00Z", "1.1")]
     result = result_of(S=0.85, mean=0.003, iou=0.99)
-    hold_against(result, kept)
+    compare_with_baseline(result, kept)
     (runner,) = result.runners
     assert not result.passed
     assert [row["figure"] for row in runner.worse] == ["S"]
-    assert against_in_words(runner) == "worse than release 1.1: S was 0.86 and is 0.85, under 0.855"
+    assert regression_in_words(runner) == "worse than release 1.1: S was 0.86 and is 0.85, under 0.855"
     assert GateResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
     result = result_of(S=0.858, mean=0.0035)
-    hold_against(result, kept)
+    compare_with_baseline(result, kept)
     assert result.passed
-    assert against_in_words(result.runners[0]) == "no worse than release 1.1 in 6 figures"
+    assert regression_in_words(result.runners[0]) == "no worse than release 1.1 in 6 figures"
 
 
 def test_a_first_release_has_nothing_to_be_held_against() -> None:
     with pytest.raises(InputError, match=r"no record that minet int8 .* can be held against.*--record"):
-        hold_against(result_of(), [replace(record(), precision="fp16")])
+        compare_with_baseline(result_of(), [replace(record(), precision="fp16")])
 
 
 def test_a_runner_that_was_not_compared_is_passed_over() -> None:
     result = result_of()
-    result.runners.append(RunnerResult("a.plan", "engine", "a.plan", "e" * 64, "fp16", unavailable="no GPU here"))
-    hold_against(result, [record()])
+    result.runners.append(CandidateResult("a.plan", "engine", "a.plan", "e" * 64, "fp16", unavailable="no GPU here"))
+    compare_with_baseline(result, [record()])
     assert result.runners[1].against is None
 
 
 def test_the_table_comes_back_from_its_own_print(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
-    path.write_text(worsening_as_toml(WORSENING))
-    assert read_worsening(path) == WORSENING
+    path.write_text(regression_limits_as_toml(REGRESSION_LIMITS))
+    assert read_regression_limits(path) == REGRESSION_LIMITS
     assert read_tolerances(path)  # the same file may hold both
 
 
 def test_bounds_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
     path.write_text("[regression]\nS = 0.02\nmean = { room = 0.001, factor = 3, reason = 'new calibration' }\n")
-    allowed = read_worsening(path)
+    allowed = read_regression_limits(path)
     assert allowed["S"].bound(0.86) == pytest.approx(0.84)
     assert allowed["S"].reason == "set in bounds.toml"
     assert allowed["mean"].bound(0.002) == pytest.approx(0.007)
-    assert allowed["MAE"] == WORSENING["MAE"]
+    assert allowed["MAE"] == REGRESSION_LIMITS["MAE"]
 
 
 @pytest.mark.parametrize(
@@ -234,7 +240,7 @@ def test_wrong_bounds_are_refused_by_name(text: str, complaint: str, tmp_path: P
     path = tmp_path / "bounds.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=complaint):
-        read_worsening(path)
+        read_regression_limits(path)
 
 
 def test_the_page_shows_every_release_and_needs_nothing_beside_it() -> None:

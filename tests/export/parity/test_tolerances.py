@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from sdi.export.parity.figures import FIGURES
+from sdi.export.parity.metrics import METRICS
 from sdi.export.parity.tolerances import TOLERANCES, Bound, Tolerance, read_tolerances, tolerances_as_toml
 from sdi.runtime.common.errors import InputError
 
 
 def test_every_figure_has_a_bound_with_a_reason_at_every_precision():
     for tolerance in TOLERANCES.values():
-        assert set(tolerance.bounds) == set(FIGURES)
+        assert set(tolerance.bounds) == set(METRICS)
         assert all(bound.reason for bound in tolerance.bounds.values())
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", METRICS)
 def test_fewer_bits_never_have_the_tighter_bound(figure):
     fp32, fp16, int8 = (TOLERANCES[precision].bounds[figure].value for precision in ("fp32", "fp16", "int8"))
-    if FIGURES[figure].at_least:
+    if METRICS[figure].at_least:
         assert fp32 >= fp16 >= int8
     else:
         assert fp32 <= fp16 <= int8

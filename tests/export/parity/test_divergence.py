@@ -7,9 +7,9 @@ import pytest
 from onnx import helper
 
 from damage import negate
-from sdi.export.feed import Feed
-from sdi.export.parity.contenders import open_contender
-from sdi.export.parity.where import TracedNetwork, first_difference, tensor_error
+from sdi.export.parity.candidates import open_candidate
+from sdi.export.parity.divergence import TracedNetwork, first_divergence, tensor_error
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import draw_strip
 from sdi.train.checkpoint import load_checkpoint
@@ -19,12 +19,12 @@ LAYER = "encoder.2.3.fuse.0"  # in the middle: 34 convolutions come before it
 
 @pytest.fixture(scope="module")
 def search(checkpoint):
-    """Engine -> what `first_difference` finds; the network is traced once."""
+    """Engine -> what `first_divergence` finds; the network is traced once."""
     loaded = load_checkpoint(checkpoint)
-    network = TracedNetwork(loaded, Feed(loaded.input_hw))
+    network = TracedNetwork(loaded, InputSpec(loaded.input_hw))
     image = draw_strip("inclusion", 3)[0]
-    return lambda engine: first_difference(
-        network, open_contender(engine, load_checkpoint(checkpoint), checkpoint), image
+    return lambda engine: first_divergence(
+        network, open_candidate(engine, load_checkpoint(checkpoint), checkpoint), image
     )
 
 

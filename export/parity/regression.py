@@ -14,18 +14,18 @@ from sdi.export.parity.tolerances import REGRESSION, read_toml
 from sdi.runtime.common.errors import InputError
 
 __all__ = [
-    "WORSENING",
+    "REGRESSION_LIMITS",
     "Change",
-    "Worsening",
+    "RegressionLimit",
     "changes",
-    "hold_against",
-    "read_worsening",
-    "worsening_as_toml",
+    "compare_with_baseline",
+    "read_regression_limits",
+    "regression_limits_as_toml",
 ]
 
 
 @dataclass(frozen=True)
-class Worsening:
+class RegressionLimit:
     """A figure may become `factor` times what it was and `room` more; or, where more is better, `room` less."""
 
     room: float
@@ -39,21 +39,23 @@ class Worsening:
 
 
 _ROUNDING = "another library's version rounds otherwise; more than twice as much has another cause"
-WORSENING: dict[str, Worsening] = {
-    "S": Worsening(0.005, at_least=True, reason="half of what INT8 may lose"),
-    "maxF": Worsening(0.005, at_least=True, reason="as S"),
-    "maxE": Worsening(0.005, at_least=True, reason="as S"),
-    "MAE": Worsening(0.002, reason="a tenth of a good network's"),
-    "max": Worsening(1e-5, 2.0, reason=_ROUNDING),
-    "p999": Worsening(1e-5, 2.0, reason=_ROUNDING),
-    "mean": Worsening(1e-6, 2.0, reason=_ROUNDING),
-    "iou": Worsening(0.01, at_least=True, reason="a tenth of what INT8 may lose"),
-    "regions": Worsening(0.05, at_least=True, reason="single faint regions come and go"),
-    "saturation": Worsening(0.01, reason="a map compressed by one per cent more"),
-    "quantile": Worsening(0.02, reason="as saturation, on a single quantile"),
-    "clean": Worsening(0.002, reason="a fifth of what a network may take for a defect at all"),
-    "clean_worst": Worsening(0.05, reason="single patches vary"),
-    "latency_ratio": Worsening(0.0, 1.5, reason="the ratio to PyTorch cancels the machine, not what else runs on it"),
+REGRESSION_LIMITS: dict[str, RegressionLimit] = {
+    "S": RegressionLimit(0.005, at_least=True, reason="half of what INT8 may lose"),
+    "maxF": RegressionLimit(0.005, at_least=True, reason="as S"),
+    "maxE": RegressionLimit(0.005, at_least=True, reason="as S"),
+    "MAE": RegressionLimit(0.002, reason="a tenth of a good network's"),
+    "max": RegressionLimit(1e-5, 2.0, reason=_ROUNDING),
+    "p999": RegressionLimit(1e-5, 2.0, reason=_ROUNDING),
+    "mean": RegressionLimit(1e-6, 2.0, reason=_ROUNDING),
+    "iou": RegressionLimit(0.01, at_least=True, reason="a tenth of what INT8 may lose"),
+    "regions": RegressionLimit(0.05, at_least=True, reason="single faint regions come and go"),
+    "saturation": RegressionLimit(0.01, reason="a map compressed by one per cent more"),
+    "quantile": RegressionLimit(0.02, reason="as saturation, on a single quantile"),
+    "clean": RegressionLimit(0.002, reason="a fifth of what a network may take for a defect at all"),
+    "clean_worst": RegressionLimit(0.05, reason="single patches vary"),
+    "latency_ratio": RegressionLimit(
+        0.0, 1.5, reason="the ratio to PyTorch cancels the machine, not other programs on it"
+    ),
 }
 """What `sdi-parity --against` holds a release by, where both have the figure."""
 
@@ -75,7 +77,7 @@ class Change:
         return self.new >= self.bound if self.at_least else self.new <= self.bound
 
 
-def changes(new: Record, old: Record, allowed: Mapping[str, Worsening] = WORSENING) -> list[Change]:
+def changes(new: Record, old: Record, allowed: Mapping[str, RegressionLimit] = REGRESSION_LIMITS) -> list[Change]:
     """Each figure that both records have and that has a bound, in the table's order.
 
     Raises:
@@ -91,11 +93,11 @@ def changes(new: Record, old: Record, allowed: Mapping[str, Worsening] = WORSENI
     ]
 
 
-def hold_against(
+def compare_with_baseline(
     result: GateResult,
     records: Sequence[Record],
     release: str | None = None,
-    allowed: Mapping[str, Worsening] = WORSENING,
+    allowed: Mapping[str, RegressionLimit] = REGRESSION_LIMITS,
 ) -> None:
     """Put beside each runner what the last release of its kind had; nothing where a runner was not compared.
 
@@ -119,8 +121,8 @@ def hold_against(
         runner.against = {"release": old.release, "made": old.made, "rows": rows}
 
 
-def read_worsening(path: Path) -> dict[str, Worsening]:
-    """`WORSENING` with what the table [regression] of a TOML file says otherwise.
+def read_regression_limits(path: Path) -> dict[str, RegressionLimit]:
+    """`REGRESSION_LIMITS` with what the table [regression] of a TOML file says otherwise.
 
     `S = 0.01` is the room; `mean = { room = 1e-4, factor = 1.5, reason = "..." }` says all.
 
@@ -131,11 +133,11 @@ def read_worsening(path: Path) -> dict[str, Worsening]:
     rows = read_toml(path).get(REGRESSION, {})
     if not isinstance(rows, dict):
         raise InputError(f"{path}: {REGRESSION} is {rows!r}; expected a table [{REGRESSION}] of figures")
-    return WORSENING | {name: _rule(path, name, row) for name, row in rows.items()}
+    return REGRESSION_LIMITS | {name: _rule(path, name, row) for name, row in rows.items()}
 
 
-def worsening_as_toml(allowed: Mapping[str, Worsening]) -> str:
-    """The table as `read_worsening` takes it."""
+def regression_limits_as_toml(allowed: Mapping[str, RegressionLimit]) -> str:
+    """The table as `read_regression_limits` takes it."""
     lines = ["", "# How much worse than the last release, with --against: times factor, and room more (or less).", ""]
     lines.append(f"[{REGRESSION}]")
     for name, rule in allowed.items():
@@ -145,12 +147,12 @@ def worsening_as_toml(allowed: Mapping[str, Worsening]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rule(path: Path, name: str, row: Any) -> Worsening:
+def _rule(path: Path, name: str, row: Any) -> RegressionLimit:
     where = f"{path}: {REGRESSION}.{name}"
-    if name not in WORSENING:
-        raise InputError(f"{where} is no figure that releases are held by; known: {', '.join(WORSENING)}")
+    if name not in REGRESSION_LIMITS:
+        raise InputError(f"{where} is no figure that releases are held by; known: {', '.join(REGRESSION_LIMITS)}")
     given = row if isinstance(row, dict) else {"room": row}
-    known = {"room", "reason"} if WORSENING[name].at_least else {"room", "factor", "reason"}
+    known = {"room", "reason"} if REGRESSION_LIMITS[name].at_least else {"room", "factor", "reason"}
     if unknown := sorted(set(given) - known):
         raise InputError(f"{where}.{unknown[0]} is unknown; expected {', '.join(sorted(known))}")
     for key in ("room", "factor"):
@@ -160,7 +162,7 @@ def _rule(path: Path, name: str, row: Any) -> Worsening:
             raise InputError(f"{where}.{key} is {number!r}; expected a number of 0 or more")
     if not isinstance(given.get("reason", ""), str):
         raise InputError(f"{where}.reason is {given['reason']!r}; expected a text")
-    return replace(WORSENING[name], **{"reason": f"set in {path.name}", **given})
+    return replace(REGRESSION_LIMITS[name], **{"reason": f"set in {path.name}", **given})
 
 
 def _described(record: Record) -> str:

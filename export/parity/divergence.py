@@ -10,16 +10,16 @@ import onnx
 import onnxruntime
 import torch
 
-from sdi.export.feed import Feed
 from sdi.export.onnx_model import PROBABILITY, FrameShape, program_from_module
-from sdi.export.parity.contenders import Contender
+from sdi.export.parity.candidates import Candidate
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
-__all__ = ["TracedNetwork", "first_difference", "tensor_error"]
+__all__ = ["TracedNetwork", "first_divergence", "tensor_error"]
 
 _NOTHING = 1e-6  # RMS of two maps' difference that float32 itself brings about
 _STANDS_OUT = 0.25  # share of the difference that one layer must bring
@@ -44,7 +44,7 @@ def tensor_error(reference: np.ndarray, engine: np.ndarray) -> float:
     return float(off / norm) if norm else float(off > 0)
 
 
-def first_difference(network: TracedNetwork, contender: Contender, image: np.ndarray) -> dict[str, Any]:
+def first_divergence(network: TracedNetwork, candidate: Candidate, image: np.ndarray) -> dict[str, Any]:
     """The layer at which an ONNX engine leaves the network in PyTorch, float32.
 
     The engine computes up to a layer and PyTorch goes on from its tensors; how far the map is then off tells what the
@@ -52,7 +52,7 @@ def first_difference(network: TracedNetwork, contender: Contender, image: np.nda
     each layer adds to a difference in half or in INT8 by rounding is thereby weighed by what it does to the map.
 
     Args:
-        network: of the checkpoint, traced for the contender's feed.
+        network: of the checkpoint, traced for the candidate's spec.
         image: (H, W, 3) uint8 BGR.
     Returns:
         "layer": path of the module, or None where no layer alone brings a quarter of the difference; "tensor", "op";
@@ -62,11 +62,11 @@ def first_difference(network: TracedNetwork, contender: Contender, image: np.nda
     Raises:
         InputError: the graph's tensors are not named as this sdi and this PyTorch name them.
     """
-    assert contender.file is not None
-    search = _Search(network, onnx.load(contender.file), contender.feed, image)
+    assert candidate.file is not None
+    search = _Search(network, onnx.load(candidate.file), candidate.spec, image)
     if not search.tensors or search.misnamed():
         raise InputError(
-            f"the layers of {contender.file} have other names than this sdi gives them; export it again to look into it"
+            f"the layers of {candidate.file} have other names than this sdi gives them; export it again to look into it"
         )
     low, high = -1, len(search.tensors) - 1  # the last layer that changes little, the first that changes much
     whole = search.map_error(high)
@@ -96,10 +96,10 @@ class _Search:
         maps: index of a tensor -> `map_error`, of those that were asked for.
     """
 
-    def __init__(self, network: TracedNetwork, model: onnx.ModelProto, feed: Feed, image: np.ndarray) -> None:
+    def __init__(self, network: TracedNetwork, model: onnx.ModelProto, spec: InputSpec, image: np.ndarray) -> None:
         self._model = model
-        self._frame = feed.fed(feed.frame(image)[None])
-        self._frames = torch.from_numpy(np.repeat(feed.frame(image)[None], feed.batch or 1, axis=0))
+        self._frame = spec.tensor(spec.frame(image)[None])
+        self._frames = torch.from_numpy(np.repeat(spec.frame(image)[None], spec.batch or 1, axis=0))
         self._network = network
         self._answer, _ = network.run(self._frames)
         self._makers = {output: node for node in model.graph.node for output in node.output}
@@ -195,12 +195,12 @@ class TracedNetwork:
         SdiError: PyTorch's exporter failed.
     """
 
-    def __init__(self, checkpoint: Checkpoint, feed: Feed) -> None:
-        network, dynamic = deploy_form(load_network(checkpoint)), feed.frame_hw is None
+    def __init__(self, checkpoint: Checkpoint, spec: InputSpec) -> None:
+        network, dynamic = deploy_form(load_network(checkpoint)), spec.frame_hw is None
         resizes = True if dynamic else None
         module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True, resizes=resizes)
-        frame_hw = feed.frame_hw or checkpoint.input_hw
-        shape = FrameShape(*frame_hw, batch=feed.batch or 1, dynamic=dynamic, free_batch=feed.batch is None)
+        frame_hw = spec.frame_hw or checkpoint.input_hw
+        shape = FrameShape(*frame_hw, batch=spec.batch or 1, dynamic=dynamic, free_batch=spec.batch is None)
         exported = program_from_module(module, shape).exported_program
         assert exported is not None
         self._module = exported.module()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdi.export.parity.comparison import compare
-from sdi.export.parity.figures import QUANTILES, Parity, region_agreement
+from sdi.export.parity.metrics import QUANTILES, Parity, region_agreement
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import InputError
 

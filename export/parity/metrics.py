@@ -9,7 +9,7 @@ import numpy as np
 
 from sdi.runtime.inspection.defects import Blob, DefectRule, find_blobs
 
-__all__ = ["FIGURES", "QUANTILES", "Figure", "Parity", "region_agreement", "to_levels"]
+__all__ = ["METRICS", "QUANTILES", "Figure", "Parity", "region_agreement", "to_levels"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Figure:
     at_least: bool = False  # more is better
 
 
-FIGURES = {
+METRICS = {
     "max": Figure("max difference"),
     "p999": Figure("p99.9 difference"),
     "mean": Figure("mean difference"),
