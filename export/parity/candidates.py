@@ -1,14 +1,15 @@
-"""Candidates: the engine files, and the deploy form, that are held against a checkpoint."""
+"""Candidates: what a gate judges. They are engine files, and the deploy form of the network in PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from sdi.export.parity.result import Kind
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module
 from sdi.runtime.common.errors import DeviceError, InputError
@@ -23,22 +24,22 @@ from sdi.train.models.deploy import deploy_form
 __all__ = ["Candidate", "deploy_candidate", "open_candidate", "open_candidates"]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Candidate:
-    """One runner of the network, open."""
+    """An open engine, or the deploy form."""
 
     name: str
-    kind: str  # "deploy", "onnx" or "engine", a plan
+    kind: Kind
     precision: str
-    file: Path | None
-    sha256: str | None
     spec: InputSpec
     run: Runner | None  # None: it cannot run here
+    file: Path | None = None
+    sha256: str | None = None
     rounder: Runner | None = None  # its own last part, from probabilities to gray levels, where that can be had
     checkpoint_sha256: str | None = None  # that it was exported from
     unavailable: str | None = None  # why it cannot run here
     rounded: bool = False  # its maps come as 8 bits
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
 
 
@@ -58,19 +59,16 @@ def open_candidates(
     candidates = [deploy_candidate(checkpoint)] if deploy else []
     candidates += [open_candidate(path, checkpoint, checkpoint_file, device) for path in files]
     names = [candidate.name for candidate in candidates]
-    for candidate in candidates:
-        if names.count(candidate.name) > 1:  # of two folders
-            candidate.name = str(candidate.file)
-    return candidates
+    return [  # two of a name are in two folders
+        replace(one, name=str(one.file)) if names.count(one.name) > 1 else one for one in candidates
+    ]
 
 
 def deploy_candidate(checkpoint: Checkpoint) -> Candidate:
     """The network as it is exported, batch norm folded and training heads dropped, still in PyTorch."""
     network = deploy_form(load_network(checkpoint))
     module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True)
-    return Candidate(
-        "deploy form", "deploy", "fp32", None, None, InputSpec(checkpoint.input_hw), runner_from_module(module)
-    )
+    return Candidate("deploy form", "deploy", "fp32", InputSpec(checkpoint.input_hw), runner_from_module(module))
 
 
 def open_candidate(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, device: str = "cpu") -> Candidate:
@@ -126,14 +124,18 @@ def _onnx_candidate(path: Path, manifest: Manifest, device: str) -> Candidate:
     batch, frame_hw, planar = manifest.batch, manifest.frame_hw, manifest.face == "planar"
     spec = InputSpec(frame_hw, batch, planar)
     _check_frame(path, model, spec)
-    candidate = Candidate(
-        path.name, "onnx", manifest.precision, path, manifest.sha256, spec, spec.runner(model, device)
+    return Candidate(
+        path.name,
+        "onnx",
+        manifest.precision,
+        spec,
+        spec.runner(model, device),
+        path,
+        manifest.sha256,
+        rounder=None if planar else rounder_from_onnx(model),
+        checkpoint_sha256=manifest.checkpoint_sha256,
+        notes=manifest.notes,
     )
-    if not planar:
-        candidate.rounder = rounder_from_onnx(model)
-    candidate.notes += manifest.notes
-    candidate.checkpoint_sha256 = manifest.checkpoint_sha256
-    return candidate
 
 
 def _check_frame(path: Path, model: onnx.ModelProto, spec: InputSpec) -> None:
@@ -150,26 +152,25 @@ def _check_frame(path: Path, model: onnx.ModelProto, spec: InputSpec) -> None:
 def _plan_candidate(path: Path, manifest: Manifest) -> Candidate:
     candidate = Candidate(
         path.name,
-        "engine",
+        "plan",
         manifest.precision,
-        path,
-        manifest.sha256,
         InputSpec(manifest.frame_hw, manifest.batch),
         None,
+        path,
+        manifest.sha256,
+        checkpoint_sha256=manifest.checkpoint_sha256,
+        rounded=True,
+        notes=manifest.notes,
     )
-    candidate.rounded = True
-    candidate.checkpoint_sha256 = manifest.checkpoint_sha256
-    candidate.notes += manifest.notes
     try:
         engine = open_engine(path)
     except DeviceError as error:
-        candidate.unavailable = (
+        reason = (
             f"{error}. Where its GPU is: sdi-parity --self-test --engine {path.name}, without PyTorch; or this "
             "comparison, with it"
         )
-        return candidate
-    candidate.run, candidate.close = _probabilities(engine), engine.close
-    return candidate
+        return replace(candidate, unavailable=reason)
+    return replace(candidate, run=_probabilities(engine), close=engine.close)
 
 
 def _probabilities(engine: Engine) -> Runner:

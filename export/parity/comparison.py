@@ -1,10 +1,10 @@
-"""Runners beside each other, picture by picture: maps, scores and seconds."""
+"""Candidates beside the reference, picture by picture: maps, scores and seconds."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from sdi.export.parity.candidates import Candidate
 from sdi.export.parity.metrics import Parity, to_levels
-from sdi.export.parity.result import CandidateResult
-from sdi.export.parity.tolerances import Tolerance
+from sdi.export.parity.result import PictureMetrics
 from sdi.export.runners import Runner
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import resize_image
@@ -21,11 +20,7 @@ from sdi.runtime.common.images import resize_image
 if TYPE_CHECKING:
     from sdi.train.scores import PictureScores
 
-__all__ = ["Comparison", "compare"]
-
-# What rounding to 8 bits may add to a difference: half a level.
-_ROUNDING = 0.5 / 255
-_ROUNDED = ("max", "p999", "mean", "quantile", "peak")
+__all__ = ["Comparison", "Measurement", "compare"]
 
 
 def compare(
@@ -34,8 +29,8 @@ def compare(
     """Run both over named frames, (H, W, 3) uint8 BGR at the engine's size.
 
     Raises:
-        InputError: no frame, maps of different shapes, or a reference that is no number. What is no number in the
-            engine's map counts as a difference of 1.
+        InputError: no frame, maps of different shapes, or a reference with values that are not finite. In the engine's
+            map such a value counts as a difference of 1.
     """
     parity = Parity(threshold)
     for name, frame in frames:
@@ -46,12 +41,28 @@ def compare(
     return parity
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of one candidate.
+
+    Attributes:
+        metrics: name -> value; of scores, the candidate's, the reference's and their difference.
+        quantiles: "reference" and "engine", each level in % -> probability.
+        seconds_per_frame: median of one frame a call.
+    """
+
+    metrics: dict[str, float]
+    pictures: tuple[PictureMetrics, ...]
+    quantiles: dict[str, dict[str, float]]
+    seconds_per_frame: float
+
+
 @dataclass
 class _Side:
     """What is gathered of one candidate."""
 
     parity: Parity
-    rounding: float | None = None  # greatest |gray level - 255 p|
+    rounding: float | None = None  # maximum of |gray level - 255 p|
     seconds: list[float] = field(default_factory=list)
     scores: list[PictureScores] = field(default_factory=list)
     reference_scores: list[PictureScores] = field(default_factory=list)
@@ -99,10 +110,10 @@ class Comparison:
         """Of one frame in PyTorch, the median."""
         return statistics.median(self._seconds) if self._seconds else None
 
-    def results(self, tolerances: Mapping[str, Tolerance]) -> list[CandidateResult]:
-        """Figures and verdicts, in the order of the candidates."""
+    def measurements(self) -> list[Measurement | None]:
+        """In the order of the candidates; None of one that cannot run here."""
         return [
-            _result(candidate, side, tolerances[candidate.precision])
+            None if candidate.run is None else _measurement(side)
             for candidate, side in zip(self._candidates, self._sides, strict=True)
         ]
 
@@ -110,7 +121,7 @@ class Comparison:
 def _reference_map(reference: Runner, name: str, frame: np.ndarray) -> np.ndarray:
     answer = reference(frame[None])[0]
     if not np.isfinite(answer).all():
-        raise InputError(f"{name}: the reference's own map holds values that are no numbers; train it again")
+        raise InputError(f"{name}: the reference's own map holds values that are not finite; train it again")
     return answer
 
 
@@ -122,34 +133,17 @@ def _engine_map(engine: Runner, name: str, frame: np.ndarray, shape: tuple[int, 
 
 
 def _rounding(rounder: Runner, probability: np.ndarray) -> float:
-    """Greatest distance, in gray levels, of what an engine makes of its probabilities, which are 0..1."""
+    """Maximum error, in gray levels, of an engine's rounding of its probabilities, which are 0..1."""
     exact = np.nan_to_num(probability, nan=0.0, posinf=1.0, neginf=0.0).clip(0, 1) * 255.0
     return float(np.abs(rounder(probability[None])[0] - exact).max())
 
 
-def _result(candidate: Candidate, side: _Side, tolerance: Tolerance) -> CandidateResult:
-    result = CandidateResult(
-        name=candidate.name,
-        kind=candidate.kind,
-        file=None if candidate.file is None else str(candidate.file),
-        sha256=candidate.sha256,
-        precision=candidate.precision,
-        notes=list(candidate.notes),
-        unavailable=candidate.unavailable,
-    )
-    if candidate.run is None:
-        return result
-    if candidate.rounded:
-        tolerance = tolerance.widened(_ROUNDING, _ROUNDED, "half a gray level more, since a plan's maps come rounded")
-        result.notes.append("a plan's maps come rounded to 8 bits, so its differences may be half a gray level more")
-    result.figures = side.parity.to_dict() | _score_figures(side)
+def _measurement(side: _Side) -> Measurement:
+    metrics = side.parity.to_dict() | _score_metrics(side)
     if side.rounding is not None:
-        result.figures["rounding"] = side.rounding
-    result.rows = tolerance.rows(result.figures)
-    result.pictures = side.parity.pictures
-    result.quantiles = side.parity.quantiles()
-    result.seconds_per_frame = statistics.median(side.seconds)
-    return result
+        metrics["rounding"] = side.rounding
+    pictures = tuple(side.parity.pictures)
+    return Measurement(metrics, pictures, side.parity.quantiles(), statistics.median(side.seconds))
 
 
 def _scores(probability: np.ndarray, truth: np.ndarray | None) -> PictureScores | None:
@@ -162,7 +156,7 @@ def _scores(probability: np.ndarray, truth: np.ndarray | None) -> PictureScores 
     return score_picture(saliency, truth, stretch=False)
 
 
-def _score_figures(side: _Side) -> dict[str, float]:
+def _score_metrics(side: _Side) -> dict[str, float]:
     if not side.scores:
         return {}
     from sdi.train.scores import mean_scores

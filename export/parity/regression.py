@@ -1,21 +1,20 @@
-"""How much worse than the last release a new one may be: one table, with a reason for each row."""
+"""Regressions: how much worse than its baseline a release may be. One table, with a reason for each row."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sdi.export.parity.result import GateResult
+from sdi.export.parity.result import Baseline, CandidateResult, Change, GateResult
 from sdi.export.parity.store import Record, last_like, record_of
 from sdi.export.parity.tolerances import REGRESSION, read_toml
 from sdi.runtime.common.errors import InputError
 
 __all__ = [
     "REGRESSION_LIMITS",
-    "Change",
     "RegressionLimit",
     "changes",
     "compare_with_baseline",
@@ -26,7 +25,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RegressionLimit:
-    """A figure may become `factor` times what it was and `room` more; or, where more is better, `room` less."""
+    """A metric may become `factor` times what it was and `room` more; or, where more is better, `room` less."""
 
     room: float
     factor: float = 1.0
@@ -57,40 +56,23 @@ REGRESSION_LIMITS: dict[str, RegressionLimit] = {
         0.0, 1.5, reason="the ratio to PyTorch cancels the machine, not other programs on it"
     ),
 }
-"""What `sdi-parity --against` holds a release by, where both have the figure."""
+"""The limits of `sdi-parity --baseline`, where both releases have the metric."""
 
 
-@dataclass(frozen=True)
-class Change:
-    """A figure beside that of the last release."""
-
-    figure: str
-    old: float
-    new: float
-    bound: float
-    at_least: bool
-    reason: str
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is within the bound; what is no number is not."""
-        return self.new >= self.bound if self.at_least else self.new <= self.bound
-
-
-def changes(new: Record, old: Record, allowed: Mapping[str, RegressionLimit] = REGRESSION_LIMITS) -> list[Change]:
-    """Each figure that both records have and that has a bound, in the table's order.
+def changes(new: Record, old: Record, allowed: Mapping[str, RegressionLimit] = REGRESSION_LIMITS) -> tuple[Change, ...]:
+    """Each metric that both records have and that has a limit, in the table's order.
 
     Raises:
         InputError: records of another model, precision, kind, threshold or set of pictures.
     """
     if new.series != old.series:
-        raise InputError(f"{_described(new)} cannot be held against {_described(old)}")
+        raise InputError(f"{_described(new)} cannot be compared with {_described(old)}")
     before, now = old.values(), new.values()
-    return [
+    return tuple(
         Change(name, before[name], now[name], rule.bound(before[name]), rule.at_least, rule.reason)
         for name, rule in allowed.items()
         if name in before and name in now
-    ]
+    )
 
 
 def compare_with_baseline(
@@ -98,27 +80,29 @@ def compare_with_baseline(
     records: Sequence[Record],
     release: str | None = None,
     allowed: Mapping[str, RegressionLimit] = REGRESSION_LIMITS,
-) -> None:
-    """Put beside each runner what the last release of its kind had; nothing where a runner was not compared.
+) -> GateResult:
+    """The result with the baseline of each candidate that was compared: the newest record of its series.
 
     Args:
         records: of a store, as `read_store` gives them.
-        release: what the new one will be recorded as, so that it is not held against itself.
+        release: what the new one will be recorded as, so that it is not its own baseline.
     Raises:
-        InputError: none of them is one that a runner can be held against.
+        InputError: a candidate has no baseline among them.
     """
-    for runner in result.runners:
-        if runner.unavailable is not None:
-            continue
-        new = record_of(result, runner, release)
+
+    def compared(candidate: CandidateResult) -> CandidateResult:
+        if candidate.unavailable is not None:
+            return candidate
+        new = record_of(result, candidate, release)
         old = last_like(new, records)
         if old is None:
             raise InputError(
-                f"the store has no record that {_described(new)} can be held against; make one with --record, on the "
-                "same pictures at the same threshold"
+                f"the store has no baseline that {_described(new)} can be compared with; make one with --record, on "
+                "the same pictures at the same threshold"
             )
-        rows = [{**asdict(change), "passed": change.passed} for change in changes(new, old, allowed)]
-        runner.against = {"release": old.release, "made": old.made, "rows": rows}
+        return replace(candidate, baseline=Baseline(old.release, old.made, changes(new, old, allowed)))
+
+    return replace(result, candidates=tuple(map(compared, result.candidates)))
 
 
 def read_regression_limits(path: Path) -> dict[str, RegressionLimit]:
@@ -127,18 +111,18 @@ def read_regression_limits(path: Path) -> dict[str, RegressionLimit]:
     `S = 0.01` is the room; `mean = { room = 1e-4, factor = 1.5, reason = "..." }` says all.
 
     Raises:
-        InputError: the file cannot be read, is no TOML, or names an unknown figure or something that is no number of 0
-            and more.
+        InputError: the file cannot be read, is no TOML, or names an unknown metric or something other than a number
+            of 0 or more.
     """
     rows = read_toml(path).get(REGRESSION, {})
     if not isinstance(rows, dict):
-        raise InputError(f"{path}: {REGRESSION} is {rows!r}; expected a table [{REGRESSION}] of figures")
+        raise InputError(f"{path}: {REGRESSION} is {rows!r}; expected a table [{REGRESSION}] of metrics")
     return REGRESSION_LIMITS | {name: _rule(path, name, row) for name, row in rows.items()}
 
 
 def regression_limits_as_toml(allowed: Mapping[str, RegressionLimit]) -> str:
     """The table as `read_regression_limits` takes it."""
-    lines = ["", "# How much worse than the last release, with --against: times factor, and room more (or less).", ""]
+    lines = ["", "# How much worse than the baseline, with --baseline: times factor, and room more (or less).", ""]
     lines.append(f"[{REGRESSION}]")
     for name, rule in allowed.items():
         # JSON's strings are TOML's basic strings.
@@ -150,7 +134,7 @@ def regression_limits_as_toml(allowed: Mapping[str, RegressionLimit]) -> str:
 def _rule(path: Path, name: str, row: Any) -> RegressionLimit:
     where = f"{path}: {REGRESSION}.{name}"
     if name not in REGRESSION_LIMITS:
-        raise InputError(f"{where} is no figure that releases are held by; known: {', '.join(REGRESSION_LIMITS)}")
+        raise InputError(f"{where} is no metric with a regression limit; known: {', '.join(REGRESSION_LIMITS)}")
     given = row if isinstance(row, dict) else {"room": row}
     known = {"room", "reason"} if REGRESSION_LIMITS[name].at_least else {"room", "factor", "reason"}
     if unknown := sorted(set(given) - known):

@@ -102,9 +102,9 @@ def engines(tmp_path_factory) -> Engines:
 def caught_by(engine: Path, checkpoint: Path) -> dict[str, str]:
     """What each gate that judges a file says against it; empty when all let it pass."""
     said = {}
-    (runner,) = run_gate(GateRequest(checkpoint, [engine]), Pictures(None)).runners
+    (runner,) = run_gate(GateRequest(checkpoint, [engine]), Pictures(None)).candidates
     if not runner.passed:
-        said[PARITY] = ", ".join(row.figure for row in runner.failures)
+        said[PARITY] = ", ".join(row.metric for row in runner.failures)
     with open_engine(engine, device="cpu") as opened:
         try:
             opened.self_test()
@@ -140,7 +140,7 @@ drop_middle_bias = partial(faults.drop_bias, layer="encoder.2.2.scales.1.0")
 stretch_levels = partial(faults.stretch, of="levels")  # behind the probabilities
 ALL = ("fp32", "fp16", "int8")
 BOTH = {PARITY: "", SELF_TEST: ""}
-# (fault, how it is planted, precisions, gates that must catch it and the figure by which they do)
+# (fault, how it is planted, precisions, gates that must catch it and the metric by which they do)
 PLANTED: list[tuple[str, Plant, tuple[str, ...], dict[str, str]]] = [
     # Steel is gray, so no picture of it tells: a golden picture has colours.
     ("BGR taken for RGB", faults.swap_channels, ALL, {SELF_TEST: ""}),
@@ -176,8 +176,8 @@ def test_the_unharmed_engine_passes_every_gate(engines, precision):
 @pytest.mark.parametrize(("precision", "plant", "gates"), CASES)
 def test_fault_in_an_engine_is_caught(engines, precision, plant, gates):
     said = caught_by(engines.harmed(precision, plant), engines.checkpoint)
-    for gate, figure in gates.items():
-        assert figure in said[gate]
+    for gate, metric in gates.items():
+        assert metric in said[gate]
 
 
 def test_the_planted_batch_statistics_are_pytorchs(engines):
@@ -295,7 +295,7 @@ def towards(other: Checkpoint, share: float, folder: Path) -> Path:
 @pytest.mark.parametrize("precision", ALL)
 def test_weights_of_another_checkpoint_are_caught(engines, other_training, tmp_path, precision):
     engine = engines.harmed(precision, lambda model: None)
-    (runner,) = run_gate(GateRequest(towards(other_training, 1, tmp_path), [engine]), Pictures(None)).runners
+    (runner,) = run_gate(GateRequest(towards(other_training, 1, tmp_path), [engine]), Pictures(None)).candidates
     assert not runner.passed
     assert any("exported from another checkpoint" in note for note in runner.notes)
 
@@ -321,7 +321,7 @@ def copied(engine: Path, folder: Path, plant: Plant = lambda model: None, **fiel
     return path
 
 
-def test_other_corners_where_the_face_resizes_are_caught(lite, tmp_path):
+def test_other_corners_where_the_graph_resizes_are_caught(lite, tmp_path):
     checkpoint, engine = lite
     assert caught_by(engine, checkpoint) == {}
     for part in ("first", "last"):

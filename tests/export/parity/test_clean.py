@@ -96,7 +96,7 @@ def test_areas_are_counted_as_the_runtime_counts() -> None:
     patches = [CleanPatch("a", image, drawn=False), CleanPatch("b", dark, False), CleanPatch("c", dark + 200, True)]
     areas = clean_areas(brightness, InputSpec(None), patches, 0.5)
     assert areas.areas.tolist() == [0.1, 0.0, 1.0]
-    assert areas.figures(clean_areas(lambda frames: brightness(frames) * 0, InputSpec(None), patches, 0.5)) == {
+    assert areas.metrics(clean_areas(lambda frames: brightness(frames) * 0, InputSpec(None), patches, 0.5)) == {
         "clean": pytest.approx(0.05),
         "clean_strip": 1.0,
         "clean_worst": 1.0,
@@ -111,7 +111,7 @@ def test_areas_are_counted_as_the_runtime_counts() -> None:
         "worst_area": 1.0,
     }
     only_drawn = clean_areas(brightness, InputSpec(None), patches[2:], 0.5)
-    assert "clean" not in only_drawn.figures(only_drawn)
+    assert "clean" not in only_drawn.metrics(only_drawn)
     with pytest.raises(InputError, match="no patch"):
         clean_areas(brightness, InputSpec(None), [], 0.5)
 
@@ -158,12 +158,12 @@ def test_a_network_that_lights_up_on_clean_steel_fails_and_shows_where(tmp_path:
     assert not request.evidence.exists()
 
     result = run_gate(replace(request, clean=[dark, lit]), Pictures())
-    (runner,) = result.runners
+    (runner,) = result.candidates
     assert not result.passed
-    assert [row.figure for row in runner.failures] == ["clean"]
+    assert [row.metric for row in runner.failures] == ["clean"]
     assert runner.clean is not None
-    assert (runner.clean["worst"], runner.clean["with_any"]) == ("spots", 1)
-    assert runner.clean["worst_area"] == pytest.approx(2 * runner.figures["clean"])
+    assert (runner.clean.worst, runner.clean.with_any) == ("spots", 1)
+    assert runner.clean.worst_area == pytest.approx(2 * runner.metrics["clean"])
     (evidence,) = runner.evidence
     assert read_image(Path(evidence)).shape[1] == 3 * 320 + 2 * 6
 
@@ -175,7 +175,7 @@ def test_bounds_for_clean_steel_can_be_set(tmp_path: Path) -> None:
     request = GateRequest(shipped_checkpoint("minet"), [MINET], tolerances=read_tolerances(file), clean=[spots])
     result = run_gate(request, Pictures())
     assert result.passed
-    assert "a defect" in [row.reason for row in result.runners[0].rows]
+    assert "a defect" in [row.reason for row in result.candidates[0].rows]
 
 
 def test_the_command_judges_clean_steel(tmp_path: Path) -> None:
@@ -199,4 +199,4 @@ def test_the_shipped_default_keeps_clean_steel_dark(steel_data: Path) -> None:
         areas = clean_areas(
             lambda frames: opened.execute(frames) / np.float32(255), InputSpec(opened.frame_hw), patches, 0.5
         )
-    assert TOLERANCES[manifest.precision].failures(areas.figures(areas)) == []
+    assert TOLERANCES[manifest.precision].failures(areas.metrics(areas)) == []
