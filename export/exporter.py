@@ -40,7 +40,8 @@ from sdi.train.models.deploy import deploy_form
 __all__ = ["ExportRequest", "Precision", "export_engine", "export_onnx", "peak_memory_gb", "random_checkpoint"]
 
 # Gray levels, of a tile's mean: a thousand pixels average rounding away.
-_GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 3.0, "int8": 12.0}
+# A processor that adds in half too, as ARM does, has three times the difference of one that adds in float32.
+_GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 6.0, "int8": 12.0}
 # Sizes that plans of a --dynamic network take unless told otherwise: least, best, greatest.
 _DYNAMIC_FRAMES = ((32, 32), (1080, 1920), (2160, 3840))
 

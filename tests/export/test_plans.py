@@ -41,7 +41,7 @@ def calibration(tmp_path_factory):
     for kind in DEFECTS:
         for seed in range(3):
             write_image(folder / "images" / f"{kind}_{seed}.png", draw_strip(kind, seed, (64, 64))[0])
-    done = command("sdi-calibrate", "--images", folder / "images", "--size", "6", "-o", folder / "chosen")
+    done = command("sdi-calibrate", "--images", folder / "images", "--count", "6", "-o", folder / "chosen")
     assert done.returncode == 0, done.stderr
     return folder / "chosen"
 
