@@ -245,10 +245,10 @@ def _add_profile(
     assert job.profile is not None
     profile = builder.create_optimization_profile()
     shapes: list[Any] = [(n, 3, *size) if job.planar else (n, *size, 3) for n, *size in job.profile]
-    least, best, greatest = shapes
-    profile.set_shape(network.get_input(0).name, least, best, greatest)
+    low, opt, high = shapes
+    profile.set_shape(network.get_input(0).name, low, opt, high)
     if config.add_optimization_profile(profile) < 0:
-        raise InputError(f"{job.onnx} cannot take frames of {least} to {greatest}; export it with --dynamic")
+        raise InputError(f"{job.onnx} cannot take frames of {low} to {high}; export it with --dynamic")
 
 
 def _weaken(trt: Any, network: Any, config: Any, job: BuildJob) -> None:

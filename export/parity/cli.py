@@ -10,6 +10,7 @@ import typer
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.progress import ConsoleProgress
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.export.parity.result import CandidateResult, GateResult
@@ -179,12 +180,8 @@ def parity_command(
     if print_tolerances:
         _print_tolerances(tolerances)
         return
-    if where:
-        log.print("--where is now --bisect")
-        bisect = True
-    if against is not None:
-        log.print("--against is now --baseline")
-        baseline = against
+    bisect = renamed_option("--bisect", bisect or None, "--where", where or None) or False
+    baseline = renamed_option("--baseline", baseline, "--against", against)
     if not 0 < threshold <= 1:
         raise InputError(f"--threshold must be above 0 and at most 1, got {threshold}")
     if self_test:

@@ -223,7 +223,7 @@ class CandidateResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, by the keys of the file."""
-        value = asdict(self) | {
+        value: dict[str, Any] = asdict(self) | {
             "kind": kind_in_file(self.kind),
             "rows": [_judged(row) for row in self.rows],
             "divergence": None if self.divergence is None else self.divergence.to_dict(),

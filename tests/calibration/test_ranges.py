@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 from graphs import every_kind, frames
 from sdi.calibration.ranges import RANGE_METHODS, RangeSource, cached_ranges, least_error_limit, measure_ranges
 from sdi.runtime.common.errors import InputError
+from support import RecordedProgress
 
 TENSORS = ["stem_relu.out", "half.out", "cat.out"]
 COUNT = 3
@@ -100,13 +101,13 @@ SOURCE = RangeSource("pictures", "{}", "weights", "graph", "minmax")
 
 def cache(path, source=SOURCE):
     """What the cache answers, what it says, and whether it measured."""
-    heard, calls = [], []
+    progress, calls = RecordedProgress(), []
 
     def measure():
         calls.append(1)
         return {"x": 1.5, "y": 2.0}
 
-    return cached_ranges(path, source, measure, heard.append), heard[0], bool(calls)
+    return cached_ranges(path, source, measure, progress), progress.lines[0], bool(calls)
 
 
 def test_ranges_are_measured_once(tmp_path):
@@ -148,7 +149,7 @@ def test_damaged_cache_is_measured_again(tmp_path, text):
 
 
 def test_cache_that_cannot_be_written_is_no_failure(tmp_path):
-    heard: list[str] = []
-    ranges = cached_ranges(tmp_path / "absent" / "ranges.json", SOURCE, lambda: {"x": 1.0}, heard.append)
+    progress = RecordedProgress()
+    ranges = cached_ranges(tmp_path / "absent" / "ranges.json", SOURCE, lambda: {"x": 1.0}, progress)
     assert ranges == {"x": 1.0}
-    assert heard[-1].startswith("the ranges are not cached: cannot write")
+    assert progress.lines[-1].startswith("the ranges are not cached: cannot write")

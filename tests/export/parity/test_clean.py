@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdi.export.parity.candidates import open_candidate
-from sdi.export.parity.clean import CleanPatch, clean_areas, clean_patches, patch_picture
+from sdi.export.parity.clean import CleanPatch, clean_areas, clean_patches, worst_patch_picture
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
@@ -133,7 +133,7 @@ def test_the_picture_of_a_patch_shows_what_was_taken() -> None:
     image = np.full((64, 64, 3), 30, np.uint8)
     image[:, 32:] = 220
     areas = clean_areas(brightness, InputSpec(None), [CleanPatch("half", image, drawn=False)], 0.5)
-    shown = patch_picture(brightness, InputSpec(None), areas, 0, "engine", 0.5)
+    shown = worst_patch_picture("engine", brightness, InputSpec(None), areas, 0.5)
     red = (shown == (0, 0, 255)).all(axis=2)
     assert red.sum() == 320 * 160  # half of a panel of 320 x 320, enlarged
     left, width = np.flatnonzero(red.any(axis=0))[[0, -1]]
