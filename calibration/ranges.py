@@ -16,16 +16,16 @@ import numpy as np
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.files import write_text
+from sdi.runtime.common.int8_limit import least_error_limit
 from sdi.runtime.common.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RANGE_METHODS", "RangeMethod", "RangeSource", "cached_ranges", "least_error_limit", "measure_ranges"]
+__all__ = ["RANGE_METHODS", "RangeMethod", "RangeSource", "cached_ranges", "histogram_limit", "measure_ranges"]
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
 RANGE_METHODS: tuple[str, ...] = get_args(RangeMethod)
-_LEVELS = 127  # of int8 on each side of zero
 _ENTROPY_BINS = 512
 _FORMAT = "sdi-ranges"
 
@@ -60,26 +60,18 @@ def measure_ranges(
     return dict(sorted(limits.items()))
 
 
-def least_error_limit(counts: np.ndarray, edges: np.ndarray, candidates: int = 200) -> float:
-    """The limit t that makes sum(counts * (x - q(x))^2) least, q being symmetric int8 with step t / 127.
+def histogram_limit(counts: np.ndarray, edges: np.ndarray) -> float:
+    """`least_error_limit` of values that are known by their histogram; a bin counts at its middle.
 
     Args:
         counts: (B,) histogram of absolute values.
         edges: (B + 1,) of its bins.
-        candidates: limits tried, evenly from a hundredth of the maximum value up to it.
     """
     filled = np.flatnonzero(counts)
     if not len(filled):
         return 0.0
-    maximum = float(edges[filled[-1] + 1])
-    values = ((edges[:-1] + edges[1:]) / 2)[filled].astype(np.float64)
-    weights = counts[filled].astype(np.float64)
-    tried = np.linspace(maximum / 100, maximum, candidates)
-    errors = []
-    for limit in tried:
-        step = limit / _LEVELS
-        errors.append(weights @ (values - np.minimum(np.rint(values / step), _LEVELS) * step) ** 2)
-    return float(tried[int(np.argmin(errors))])
+    middles = ((edges[:-1] + edges[1:]) / 2)[filled].astype(np.float64)
+    return least_error_limit(middles, counts[filled].astype(np.float64), maximum=float(edges[filled[-1] + 1]))
 
 
 def _maximum_values(
@@ -167,7 +159,7 @@ def _histogram_limits(
                 calibrator.collect_data(_Reader(frame))  # one by one: it keeps all outputs of a call
     if method == "mse":
         histograms = calibrator.collector.get_histogram_dict()
-        return {name: least_error_limit(h[0], h[1]) for name, h in histograms.items()}
+        return {name: histogram_limit(h[0], h[1]) for name, h in histograms.items()}
     with contextlib.redirect_stdout(io.StringIO()):
         data = calibrator.compute_data()
     return {name: float(np.abs(value.range_value).max()) for name, value in data.items()}

@@ -9,7 +9,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from graphs import every_kind, frames
-from sdi.calibration.ranges import RANGE_METHODS, RangeSource, cached_ranges, least_error_limit, measure_ranges
+from sdi.calibration.ranges import RANGE_METHODS, RangeSource, cached_ranges, histogram_limit, measure_ranges
 from sdi.runtime.common.errors import InputError
 from support import RecordedProgress
 
@@ -85,10 +85,10 @@ def test_outliers_are_cut_off_by_mse_alone_where_that_pays():
     counts = np.zeros(2048, np.int64)
     counts[:20] = 100_000  # nearly all below 1
     counts[-1] = 1
-    limit = least_error_limit(counts, edges)
+    limit = histogram_limit(counts, edges)
     assert limit < 60
-    assert least_error_limit(counts[:20], edges[:21]) == pytest.approx(edges[20], rel=0.05)
-    assert least_error_limit(np.zeros(10), np.linspace(0, 1, 11)) == 0
+    assert histogram_limit(counts[:20], edges[:21]) == pytest.approx(edges[20], rel=0.05)
+    assert histogram_limit(np.zeros(10), np.linspace(0, 1, 11)) == 0
 
 
 def test_no_picture_is_refused(model):
