@@ -12,8 +12,20 @@ import pytest
 import torch
 from torch import nn
 
+from sdi.runtime.common.progress import Progress
 from sdi.train.checkpoint import Checkpoint
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
+
+
+class RecordedProgress(Progress):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
 
 NARROW = {"csepnet": 1 / 4, "minet": 1 / 2, "tsernet": 1 / 16, "tsernet-lite": 1 / 2}  # width by family
 
