@@ -15,9 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.report import circumstances, load_average, machine, markdown, rewritten
 from benchmarks.timing import hold_cores
-from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import write_text
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import write_text
 
 if TYPE_CHECKING:
     from benchmarks.rows import Table

@@ -12,10 +12,11 @@ import cv2
 from benchmarks.rows import Row, Table
 from benchmarks.timing import Candidate, interleaved, process, quotients
 from benchmarks.workbench import Workbench, sdi_command
-from sdi.runtime.defects import DefectRule
-from sdi.runtime.engine import Engine, open_engine
-from sdi.runtime.inspector import Inspector
-from sdi.runtime.loop import Loop
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.inspection.defects import DefectRule
+from sdi.runtime.inspection.inspector import Inspector
+from sdi.runtime.pipeline.loop import Loop
 from sdi.runtime.sinks.masks import MasksSink
 from sdi.runtime.sources.images import ImageSource
 

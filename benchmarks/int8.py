@@ -27,7 +27,7 @@ from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.onnx_model import FrameShape, onnx_from_face
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import find_pairs, load_samples
 from sdi.train.face import Face

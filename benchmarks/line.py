@@ -12,13 +12,15 @@ import numpy as np
 from benchmarks.rows import Row, Table
 from benchmarks.timing import interleaved, quotients
 from benchmarks.workbench import Workbench
-from sdi.runtime.defects import DefectRule
-from sdi.runtime.engine import Engine, open_engine
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.open import open_engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped
-from sdi.runtime.inspector import Inspector
-from sdi.runtime.loop import Loop
-from sdi.runtime.sources import Source, open_source
+from sdi.runtime.inspection.defects import DefectRule
+from sdi.runtime.inspection.inspector import Inspector
+from sdi.runtime.pipeline.loop import Loop
+from sdi.runtime.sources.base import Source
 from sdi.runtime.sources.images import ImageSource
+from sdi.runtime.sources.open import open_source
 
 __all__ = ["run"]
 

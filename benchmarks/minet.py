@@ -9,8 +9,8 @@ from benchmarks.paper_minet import paper_form
 from benchmarks.rows import Row, Table
 from benchmarks.timing import interleaved, quotients, repeated
 from benchmarks.workbench import Workbench
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import GateError
+from sdi.runtime.common.errors import GateError
+from sdi.runtime.engine.open import open_engine
 from sdi.train.checkpoint import load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form

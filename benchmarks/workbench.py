@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 
 if TYPE_CHECKING:
     from sdi.train.checkpoint import Checkpoint

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import ensure_folder
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.files import ensure_folder
 
 if TYPE_CHECKING:
     from sdi.calibration.picture_set import CalibrationSet
@@ -62,7 +62,7 @@ def calibrate_command(
 
     from sdi.calibration.picture_set import SET_FILE, is_calibration_set
     from sdi.calibration.selection import FEW, choose_calibration_set, find_held_out
-    from sdi.runtime.images import read_split
+    from sdi.runtime.common.images import read_split
 
     path = output / SET_FILE
     if path.exists():
@@ -89,8 +89,8 @@ def calibrate_command(
 
 def _network(engine: Path | None) -> dict[str, Any]:
     """Preprocessing and weights of the network that the set is for."""
-    from sdi.runtime.manifest import read_manifest
-    from sdi.runtime.shipped import find_engine
+    from sdi.runtime.engine.manifest import read_manifest
+    from sdi.runtime.engine.shipped import find_engine
 
     if engine is None:
         return {}

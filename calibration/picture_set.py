@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import sha256_of, write_text
-from sdi.runtime.images import read_image
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.files import sha256_of, write_text
+from sdi.runtime.common.images import read_image
 
 __all__ = ["SET_FILE", "CalibrationPicture", "CalibrationSet", "is_calibration_set", "read_calibration_set"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import write_text
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import write_text
 
 if TYPE_CHECKING:
     import onnx

@@ -10,10 +10,10 @@ import numpy as np
 
 from sdi.calibration.appearance import Appearance, appearance_of, descriptors, near_copies
 from sdi.calibration.picture_set import CalibrationPicture, CalibrationSet
-from sdi.runtime.classes import defect_class, fair_shares
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import sha256_of
-from sdi.runtime.images import list_images, read_image, read_split
+from sdi.runtime.common.classes import defect_class, fair_shares
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.common.images import list_images, read_image, read_split
 
 __all__ = ["FEW", "HeldOut", "choose_calibration_set", "find_held_out"]
 

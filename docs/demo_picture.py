@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.runtime.images import read_image, write_image
+from sdi.runtime.common.images import read_image, write_image
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("inclusion", "patch", "scratch", "clean")

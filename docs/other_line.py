@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.runtime.images import write_image
+from sdi.runtime.common.images import write_image
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Sample, find_pairs, load_samples
 

@@ -11,8 +11,8 @@ import numpy as np
 from sdi.export.feed import Feed
 from sdi.export.parity.figures import to_levels
 from sdi.export.parity.runners import Runner
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import list_images, read_image, resize_image
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import list_images, read_image, resize_image
 
 __all__ = ["DEFAULT_MAX_DROP", "Validation", "mean_difference", "validation_pictures"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import shipped_checkpoint
 from sdi.train.models import known_models, model_spec
 

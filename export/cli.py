@@ -10,8 +10,8 @@ import typer
 
 from sdi.export.sizes import parse_sizes
 from sdi.export.table import print_exported
-from sdi.runtime.console import log, run_app, single_command, warn
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.console import log, run_app, single_command, warn
+from sdi.runtime.common.errors import InputError
 
 if TYPE_CHECKING:
     from sdi.export.engines import BuildOptions, EngineBuilder, Exported
@@ -371,7 +371,7 @@ def _from_onnx(
 def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> tuple[Checkpoint, str | None]:
     from sdi.export.checkpoint_choice import choose_checkpoint
     from sdi.export.exporter import random_checkpoint
-    from sdi.runtime.files import sha256_of
+    from sdi.runtime.common.files import sha256_of
     from sdi.train.checkpoint import load_checkpoint
 
     if random_weights:

@@ -30,10 +30,10 @@ from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.plan import engine_from_onnx
 from sdi.export.precision import Lowered, Precision, lowered_model
 from sdi.export.work import work_by_precision
-from sdi.runtime.errors import GateError, InputError
-from sdi.runtime.files import atomic_path, ensure_folder, sha256_of
-from sdi.runtime.golden import golden_check, golden_frames, golden_record
-from sdi.runtime.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
+from sdi.runtime.common.errors import GateError, InputError
+from sdi.runtime.common.files import atomic_path, ensure_folder, sha256_of
+from sdi.runtime.engine.golden import golden_check, golden_frames, golden_record
+from sdi.runtime.engine.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form

@@ -10,7 +10,7 @@ import onnx
 
 from sdi.export.onnx_model import with_probability_output
 from sdi.export.parity.runners import Runner, runner_from_onnx
-from sdi.runtime.images import resize_image
+from sdi.runtime.common.images import resize_image
 
 __all__ = ["Feed"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sdi.runtime.errors import SdiError
+from sdi.runtime.common.errors import SdiError
 
 __all__ = ["HALF_MAX", "half_model", "out_of_half_range"]
 

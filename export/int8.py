@@ -18,7 +18,7 @@ from sdi.export.half import half_model
 from sdi.export.int8_ranges import Track, measured_ranges, trained_ranges
 from sdi.export.quantize import Layer, quantizable_layers, quantized_model
 from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
-from sdi.runtime.errors import GateError, InputError
+from sdi.runtime.common.errors import GateError, InputError
 from sdi.train.qat import Int8Places
 
 __all__ = ["Int8Options", "Quantisation", "Track", "int8_model"]

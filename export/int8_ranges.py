@@ -16,7 +16,7 @@ from sdi.calibration.picture_set import CalibrationSet
 from sdi.calibration.ranges import RangeMethod, RangeSource, cached_ranges, measure_ranges
 from sdi.export.feed import Feed
 from sdi.export.quantize import Layer, skip_inputs
-from sdi.runtime.errors import InputError, some_of
+from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.checkpoint import Checkpoint
 from sdi.train.qat import Int8Places
 

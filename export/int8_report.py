@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sdi.export.int8 import Quantisation
-from sdi.runtime.files import write_text
+from sdi.runtime.common.files import write_text
 from sdi.train.evaluation.page import render_page
 
 __all__ = ["int8_report_html", "report_paths", "write_int8_report"]

@@ -10,7 +10,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
-from sdi.runtime.errors import InputError, SdiError
+from sdi.runtime.common.errors import InputError, SdiError
 from sdi.train.face import Face
 
 __all__ = [

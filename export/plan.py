@@ -9,11 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBuilder, Exported
-from sdi.runtime.backends.cuda import open_cuda
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, GateError, InputError
-from sdi.runtime.files import ensure_folder, sha256_of, write_bytes
-from sdi.runtime.manifest import (
+from sdi.runtime.common.errors import DeviceError, GateError, InputError
+from sdi.runtime.common.files import ensure_folder, sha256_of, write_bytes
+from sdi.runtime.engine.cuda import open_cuda
+from sdi.runtime.engine.manifest import (
     Manifest,
     manifest_path,
     read_manifest,
@@ -21,7 +20,8 @@ from sdi.runtime.manifest import (
     verify_file,
     write_manifest,
 )
-from sdi.runtime.plan import tag_of
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.plan import tag_of
 
 __all__ = ["engine_from_onnx", "onnx_manifest"]
 

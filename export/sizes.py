@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 __all__ = ["parse_sizes"]
 

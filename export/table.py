@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sdi.runtime.console import log, out, print_json
+from sdi.runtime.common.console import log, out, print_json
 
 if TYPE_CHECKING:
     from sdi.export.engines import Exported

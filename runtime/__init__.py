@@ -9,40 +9,72 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdi.runtime.defects import Region, find_regions
-    from sdi.runtime.engine import Engine, open_engine
-    from sdi.runtime.errors import DeviceError, GateError, InputError, SdiError
-    from sdi.runtime.images import read_image, write_image
-    from sdi.runtime.manifest import Manifest, read_manifest
-    from sdi.runtime.shipped import default_engine
+    from sdi.runtime.common.errors import DeviceError, GateError, InputError, SdiError
+    from sdi.runtime.common.images import read_image, write_image
+    from sdi.runtime.engine.base import Engine
+    from sdi.runtime.engine.manifest import Manifest, read_manifest
+    from sdi.runtime.engine.open import open_engine
+    from sdi.runtime.engine.shipped import default_engine
+    from sdi.runtime.frame import Event, Frame, Result, Skipped
+    from sdi.runtime.inspection.defects import DefectRule, Region, find_regions
+    from sdi.runtime.inspection.inspector import Inspector
+    from sdi.runtime.pipeline.loop import Loop
+    from sdi.runtime.sinks.base import Sink
+    from sdi.runtime.sources.base import Source
+    from sdi.runtime.sources.open import open_source, open_sources
+    from sdi.runtime.sources.settings import LiveSettings
 
 _HOMES = {
-    "DeviceError": "errors",
-    "Engine": "engine",
-    "GateError": "errors",
-    "InputError": "errors",
-    "Manifest": "manifest",
-    "Region": "defects",
-    "SdiError": "errors",
-    "default_engine": "shipped",
-    "find_regions": "defects",
-    "open_engine": "engine",
-    "read_image": "images",
-    "read_manifest": "manifest",
-    "write_image": "images",
+    "DefectRule": "inspection.defects",
+    "DeviceError": "common.errors",
+    "Engine": "engine.base",
+    "Event": "frame",
+    "Frame": "frame",
+    "GateError": "common.errors",
+    "InputError": "common.errors",
+    "Inspector": "inspection.inspector",
+    "LiveSettings": "sources.settings",
+    "Loop": "pipeline.loop",
+    "Manifest": "engine.manifest",
+    "Region": "inspection.defects",
+    "Result": "frame",
+    "SdiError": "common.errors",
+    "Sink": "sinks.base",
+    "Skipped": "frame",
+    "Source": "sources.base",
+    "default_engine": "engine.shipped",
+    "find_regions": "inspection.defects",
+    "open_engine": "engine.open",
+    "open_source": "sources.open",
+    "open_sources": "sources.open",
+    "read_image": "common.images",
+    "read_manifest": "engine.manifest",
+    "write_image": "common.images",
 }
 
 __all__ = [
+    "DefectRule",
     "DeviceError",
     "Engine",
+    "Event",
+    "Frame",
     "GateError",
     "InputError",
+    "Inspector",
+    "LiveSettings",
+    "Loop",
     "Manifest",
     "Region",
+    "Result",
     "SdiError",
+    "Sink",
+    "Skipped",
+    "Source",
     "default_engine",
     "find_regions",
     "open_engine",
+    "open_source",
+    "open_sources",
     "read_image",
     "read_manifest",
     "write_image",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdi.runtime.defects import Region
+from sdi.runtime.inspection.defects import Region
 
 __all__ = ["Event", "Frame", "Result", "Skipped", "Verdict"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import Manifest, write_manifest
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.manifest import Manifest, write_manifest
 
 Edit = Callable[[onnx.ModelProto], None]
 

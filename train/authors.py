@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import sha256_of
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.files import sha256_of
 from sdi.train.checkpoint import Checkpoint, read_torch_file
 from sdi.train.models import build_model, model_spec
 from sdi.train.preprocess import GRAY_STEEL, IMAGENET, Preprocessing

@@ -7,7 +7,7 @@ from pathlib import Path
 import torchvision
 from torch import nn
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import read_torch_file
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.models.efficientnet_lite import EfficientNetLite0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.augment import augment, paste_window
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Sample

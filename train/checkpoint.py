@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.files import atomic_path
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.files import atomic_path
 from sdi.train.models import SaliencyNetwork, build_model, known_models, model_names, model_spec
 from sdi.train.preprocess import Preprocessing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.common.strip import draw_strip
 from sdi.train.data import Sample
 
 __all__ = ["CleanSteel"]

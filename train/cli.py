@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import ensure_folder
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import ensure_folder
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

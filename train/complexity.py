@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdi.runtime.console import log
+from sdi.runtime.common.console import log
 from sdi.train.models import build_model, model_names, model_spec
 
 __all__ = ["Complexity", "complexity", "complexity_rows", "complexity_table"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdi.runtime.classes import defect_class, fair_shares
-from sdi.runtime.errors import InputError, some_of
-from sdi.runtime.images import list_images, read_gray, read_image, read_split
+from sdi.runtime.common.classes import defect_class, fair_shares
+from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.images import list_images, read_gray, read_image, read_split
 
 __all__ = [
     "LAYOUTS",

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch.nn.parallel import DistributedDataParallel
 
-from sdi.runtime.errors import DeviceError, InputError, SdiError
+from sdi.runtime.common.errors import DeviceError, InputError, SdiError
 
 __all__ = ["one_voice", "open_fabric"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
-from sdi.runtime.errors import InputError, some_of
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command
+from sdi.runtime.common.errors import InputError, some_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,9 +154,9 @@ def eval_command(
     if maps is not None and save_maps is not None:
         raise InputError("--save-maps keeps the maps of a network; those of --maps are in a folder already")
 
-    from sdi.runtime.files import write_text
-    from sdi.runtime.images import list_images
-    from sdi.runtime.sinks.folder import claim_folder
+    from sdi.runtime.common.files import write_text
+    from sdi.runtime.common.images import list_images
+    from sdi.runtime.common.output_folder import claim_folder
     from sdi.train.data import find_pairs
     from sdi.train.evaluation.maps import compared_maps
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
@@ -253,7 +253,7 @@ def _evaluate(
     workers: int | None,
 ) -> tuple[list[Evaluation], CleanSteel | None]:
     """Score every source, the first of them on clean steel too; its maps are what `save_maps` keeps."""
-    from sdi.runtime.images import write_image
+    from sdi.runtime.common.images import write_image
     from sdi.train.data import read_truth
     from sdi.train.evaluation.evaluate import evaluate, evaluate_clean
     from sdi.train.scores import Scorer, workers_worth_starting

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sdi.runtime.console import log, out, run_app, single_command
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.console import log, out, run_app, single_command
+from sdi.runtime.common.errors import InputError
 
 __all__ = ["main"]
 

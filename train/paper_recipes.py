@@ -7,7 +7,7 @@ pictures: add `--val none` to do as they did.
 
 from __future__ import annotations
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.augment import Augmentation
 from sdi.train.recipe import Recipe
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 __all__ = ["GRAY_STEEL", "HALF", "IMAGENET", "Normalise", "Preprocessing"]
 

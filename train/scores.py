@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdi.runtime.errors import DeviceError
-from sdi.runtime.images import check_frame, resize_image
+from sdi.runtime.common.errors import DeviceError
+from sdi.runtime.common.images import check_frame, resize_image
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdi.runtime.errors import InputError, some_of
+from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.data import Pair, Sample, find_pairs, hold_out, splits_at
 
 __all__ = ["Place", "Splits", "choose_splits", "refuse_leaks"]

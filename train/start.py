@@ -10,9 +10,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from sdi.runtime.console import log, warn
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import resize_image
+from sdi.runtime.common.console import log, warn
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import resize_image
 from sdi.train.backbone import load_pretrained
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import Sample

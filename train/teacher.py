@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import sha256_of
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import sha256_of
 from sdi.train.checkpoint import load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.face import Face
 

@@ -19,8 +19,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sdi.runtime.errors import GateError, InputError
-from sdi.runtime.files import atomic_path, write_text
+from sdi.runtime.common.errors import GateError, InputError
+from sdi.runtime.common.files import atomic_path, write_text
 from sdi.train.batches import Batches, Share
 from sdi.train.checkpoint import Checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample

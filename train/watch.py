@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from sdi.runtime.console import log
+from sdi.runtime.common.console import log
 from sdi.train.trainer import Progress, Trainer
 
 __all__ = ["watch"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBuilder, Exported
 from sdi.export.engines.onnx import OnnxBuilder
 from sdi.export.engines.tensorrt import TensorRTBuilder
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.tensorrt_library import TENSORRT, TENSORRT_RTX
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.engine.tensorrt_library import TENSORRT, TENSORRT_RTX
 
 __all__ = ["BUILDERS", "BuildJob", "BuildOptions", "BuiltPlan", "EngineBuilder", "Exported", "choose_builder"]
 

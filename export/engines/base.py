@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sdi.runtime.manifest import Manifest, Profile
+from sdi.runtime.engine.manifest import Manifest, Profile
 
 __all__ = ["BuildJob", "BuildOptions", "BuiltPlan", "EngineBuilder", "Exported"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 __all__ = ["NEWEST_OPSET", "check_face", "check_opset", "edge_layers", "half_tensor", "opset_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBuilder
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 __all__ = ["OnnxBuilder"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from sdi.runtime.console import log
+from sdi.runtime.common.console import log
 
 if TYPE_CHECKING:
     from typing_extensions import Self

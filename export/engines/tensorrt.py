@@ -13,10 +13,18 @@ from typing import TYPE_CHECKING, Any
 from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBuilder
 from sdi.export.engines.network import check_face, check_opset, edge_layers, half_tensor
 from sdi.export.engines.progress import BuildProgress
-from sdi.runtime.backends.cuda import Gpu, open_cuda
-from sdi.runtime.errors import DeviceError, InputError, some_of
-from sdi.runtime.files import write_bytes
-from sdi.runtime.tensorrt_library import TENSORRT, TENSORRT_RTX, Journal, Library, bytes_of, journal_of, version_of
+from sdi.runtime.common.errors import DeviceError, InputError, some_of
+from sdi.runtime.common.files import write_bytes
+from sdi.runtime.engine.cuda import Gpu, open_cuda
+from sdi.runtime.engine.tensorrt_library import (
+    TENSORRT,
+    TENSORRT_RTX,
+    Journal,
+    Library,
+    bytes_of,
+    journal_of,
+    version_of,
+)
 
 if TYPE_CHECKING:
     import tensorrt_rtx_bindings as trt_types

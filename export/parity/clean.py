@@ -19,10 +19,10 @@ from sdi.export.feed import Feed
 from sdi.export.parity.evidence import titled_row
 from sdi.export.parity.figures import to_levels
 from sdi.export.parity.runners import Runner
-from sdi.runtime.defects import gray_level
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.images import list_images, read_image, resize_image
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.images import list_images, read_image, resize_image
+from sdi.runtime.common.strip import draw_strip
+from sdi.runtime.inspection.defects import gray_level
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Pair, load_samples
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command, warn
-from sdi.runtime.errors import DeviceError, GateError, InputError
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
+from sdi.runtime.common.errors import DeviceError, GateError, InputError
 
 if TYPE_CHECKING:
     from sdi.export.parity.result import GateResult, RunnerResult
@@ -202,7 +202,7 @@ def parity_command(
         from sdi.export.parity.tables import print_result
         from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
         from sdi.export.parity.worsening import WORSENING, hold_against, read_worsening
-    from sdi.runtime.sinks.folder import claim_folder
+    from sdi.runtime.common.output_folder import claim_folder
 
     bounds = TOLERANCES if tolerances is None else read_tolerances(tolerances)
     allowed = WORSENING if tolerances is None else read_worsening(tolerances)

@@ -15,8 +15,8 @@ from sdi.export.parity.figures import Parity, to_levels
 from sdi.export.parity.result import RunnerResult
 from sdi.export.parity.runners import Runner
 from sdi.export.parity.tolerances import Tolerance
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import resize_image
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import resize_image
 
 if TYPE_CHECKING:
     from sdi.train.scores import PictureScores

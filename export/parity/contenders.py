@@ -12,10 +12,11 @@ import onnx
 from sdi.export.feed import Feed
 from sdi.export.parity.runners import Runner, rounder_from_onnx, runner_from_face
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.runtime.engine import Engine, open_engine
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.manifest import Manifest, manifest_path, read_manifest, verify_file
-from sdi.runtime.shipped import find_engine
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, verify_file
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form

@@ -13,8 +13,8 @@ from sdi.export.parity.figures import to_levels
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.result import RunnerResult
 from sdi.export.parity.runners import Runner
-from sdi.runtime.images import write_image
-from sdi.runtime.sinks.folder import safe_name
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.output_folder import safe_name
 
 __all__ = ["difference_picture", "offending_pictures", "save_evidence", "titled_row"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdi.runtime.defects import Blob, DefectRule, find_blobs
+from sdi.runtime.inspection.defects import Blob, DefectRule, find_blobs
 
 __all__ = ["FIGURES", "QUANTILES", "Figure", "Parity", "region_agreement", "to_levels"]
 

@@ -21,9 +21,9 @@ from sdi.export.parity.result import GateResult
 from sdi.export.parity.runners import Runner, runner_from_checkpoint
 from sdi.export.parity.tolerances import TOLERANCES, Tolerance
 from sdi.export.parity.where import TracedNetwork, first_difference
-from sdi.runtime.files import sha256_of
-from sdi.runtime.images import write_image
-from sdi.runtime.sinks.folder import claim_folder, safe_name
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.output_folder import claim_folder, safe_name
 from sdi.train.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["GateRequest", "run_gate"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sdi.runtime.images import list_images, read_image
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import list_images, read_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.data import Pair, read_truth
 
 __all__ = ["Pictures"]

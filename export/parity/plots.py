@@ -12,8 +12,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from sdi.export.parity.store import Record
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import write_text
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import write_text
 from sdi.train.evaluation.page import render_page
 
 __all__ = ["check_page", "history_html", "write_history"]

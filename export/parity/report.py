@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_words, findings, where_in_words
 from sdi.export.parity.tolerances import in_words
-from sdi.runtime.files import write_text
+from sdi.runtime.common.files import write_text
 
 __all__ = ["html_report", "json_report", "junit_report", "markdown_report", "write_reports"]
 

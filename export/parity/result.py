@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 __all__ = ["GateResult", "Row", "RunnerResult", "against_in_words", "findings", "where_in_words"]
 

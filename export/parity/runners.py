@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 
 from sdi.export.onnx_model import PROBABILITY, rounding_part
-from sdi.runtime.backends.onnx_runtime import SKIPPED_OPTIMIZERS
-from sdi.runtime.errors import DeviceError, InputError, first_line
+from sdi.runtime.common.errors import DeviceError, InputError, first_line
+from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 

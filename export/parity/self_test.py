@@ -9,10 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from sdi.export.parity.tables import verdict
-from sdi.runtime.console import log, out, print_json
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import GateError, InputError
-from sdi.runtime.manifest import read_manifest
+from sdi.runtime.common.console import log, out, print_json
+from sdi.runtime.common.errors import GateError, InputError
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.open import open_engine
 
 __all__ = ["self_test"]
 

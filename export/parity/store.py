@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sdi.export.parity.result import GateResult, RunnerResult
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import ensure_folder, write_text
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import ensure_folder, write_text
 
 __all__ = ["Record", "check_release", "last_like", "read_store", "record_of", "save_records"]
 

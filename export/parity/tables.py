@@ -7,7 +7,7 @@ from rich.text import Text
 
 from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.result import GateResult, Row, RunnerResult, findings, where_in_words
-from sdi.runtime.console import log, out
+from sdi.runtime.common.console import log, out
 
 __all__ = ["print_result", "verdict"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sdi.export.parity.figures import FIGURES, Parity
 from sdi.export.parity.result import Row
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -13,8 +13,8 @@ import torch
 from sdi.export.feed import Feed
 from sdi.export.onnx_model import PROBABILITY, FrameShape, program_from_face
 from sdi.export.parity.contenders import Contender
-from sdi.runtime.backends.onnx_runtime import SKIPPED_OPTIMIZERS
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.face import Face
 from sdi.train.models.deploy import deploy_form

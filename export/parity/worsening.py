@@ -11,7 +11,7 @@ from typing import Any
 from sdi.export.parity.result import GateResult
 from sdi.export.parity.store import Record, last_like, record_of
 from sdi.export.parity.tolerances import REGRESSION, read_toml
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 __all__ = [
     "WORSENING",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdi.runtime.console import log, out, print_json, run_app, single_command
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command
+from sdi.runtime.common.errors import InputError
 
 if TYPE_CHECKING:
-    from sdi.runtime.backends.cuda import Gpu
     from sdi.runtime.doctor.finding import Finding
+    from sdi.runtime.engine.cuda import Gpu
 
 __all__ = ["main"]
 
@@ -47,7 +47,7 @@ def doctor_command(
 
       sdi-doctor --json > machine.json
     """
-    from sdi.runtime.shipped import default_engine, find_engine
+    from sdi.runtime.engine.shipped import default_engine, find_engine
 
     paths = [find_engine(path) for path in engines or []]
     for path in paths:
@@ -74,7 +74,7 @@ def doctor_command(
 
 
 def _gpu() -> Gpu:
-    from sdi.runtime.backends.cuda import open_cuda
+    from sdi.runtime.engine.cuda import open_cuda
 
     return open_cuda().gpu
 

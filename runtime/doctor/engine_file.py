@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sdi.runtime.backends.cuda import Gpu
+from sdi.runtime.common.errors import InputError, SdiError
 from sdi.runtime.doctor.finding import Finding, fault, fault_of, note, ok
-from sdi.runtime.errors import InputError, SdiError
-from sdi.runtime.manifest import Manifest, manifest_path, read_manifest, verify_file
-from sdi.runtime.plan import HEADER_BYTES, PlanHeader, check_gpu, check_version, rebuild_command, verify_plan
+from sdi.runtime.engine.cuda import Gpu
+from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, verify_file
+from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader, check_gpu, check_version, rebuild_command, verify_plan
 
 __all__ = ["examine_engine"]
 
@@ -86,7 +86,7 @@ def _of_plan(path: Path, header: PlanHeader, manifest: Manifest | None, gpu: Cal
 def _self_test(path: Path) -> Iterator[Finding]:
     check = f"{path.name}: self-test"
     try:
-        from sdi.runtime.engine import open_engine
+        from sdi.runtime.engine.open import open_engine
 
         with open_engine(path) as engine:
             if engine.manifest is None:

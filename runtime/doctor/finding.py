@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sdi.runtime.errors import SdiError
+from sdi.runtime.common.errors import SdiError
 
 __all__ = ["Finding", "fault", "fault_of", "note", "ok"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sdi.runtime.doctor.finding import Finding, fault, note, ok
 from sdi.runtime.doctor.probes import Part, Probes
-from sdi.runtime.tensorrt_library import LIBRARIES, TENSORRT
+from sdi.runtime.engine.tensorrt_library import LIBRARIES, TENSORRT
 
 __all__ = ["examine_machine"]
 

@@ -15,10 +15,10 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.doctor.look import answer_of, text_of
 from sdi.runtime.doctor.probes import Camera, Clock, Driver, Jetson, Part, Probes
-from sdi.runtime.errors import DeviceError
-from sdi.runtime.tensorrt_library import LIBRARIES, Library
+from sdi.runtime.engine.tensorrt_library import LIBRARIES, Library
 
 __all__ = [
     "cameras_in",
@@ -179,7 +179,7 @@ def _driver() -> tuple[Driver | None, Clock | None]:
 
 
 def _binding_error() -> str | None:
-    from sdi.runtime.backends.cuda import open_cuda
+    from sdi.runtime.engine.cuda import open_cuda
 
     try:
         open_cuda()

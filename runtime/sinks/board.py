@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sdi.runtime.defects import DefectRule
 from sdi.runtime.frame import Event, Result
+from sdi.runtime.inspection.defects import DefectRule
 from sdi.runtime.records import event_record
 from sdi.runtime.sinks.overlay import draw_overlay
 

@@ -15,12 +15,12 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from sdi.runtime.console import warn
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.console import warn
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.output_folder import claim_folder, safe_name
 from sdi.runtime.frame import Event, Result
 from sdi.runtime.records import event_record, result_record
-from sdi.runtime.sinks import Sink
-from sdi.runtime.sinks.folder import claim_folder, safe_name
+from sdi.runtime.sinks.base import Sink
 
 __all__ = ["EvidenceSink"]
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Result, Skipped
 from sdi.runtime.records import event_record, result_record, skipped_record
-from sdi.runtime.sinks import Sink
+from sdi.runtime.sinks.base import Sink
 
 __all__ = ["JsonlSink"]
 

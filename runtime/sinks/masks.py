@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.output_folder import claim_folder, remove_stale
 from sdi.runtime.frame import Result, Skipped
-from sdi.runtime.images import write_image
-from sdi.runtime.sinks import Sink
-from sdi.runtime.sinks.folder import claim_folder, remove_stale
+from sdi.runtime.sinks.base import Sink
 
 __all__ = ["MasksSink"]
 

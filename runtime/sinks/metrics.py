@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sdi.runtime.frame import Event, Result, Skipped
-from sdi.runtime.sinks import Sink
+from sdi.runtime.sinks.base import Sink
 from sdi.runtime.sinks.evidence import EvidenceSink
 from sdi.runtime.sinks.outbox import Outbox
 from sdi.runtime.sinks.spool import Spool

@@ -8,7 +8,7 @@ import threading
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.sinks.outbox import Courier, Undelivered
 
 __all__ = ["MqttCourier"]

@@ -7,10 +7,10 @@ import json
 import threading
 from typing import Any
 
-from sdi.runtime.console import log, warn
+from sdi.runtime.common.console import log, warn
 from sdi.runtime.frame import Event, Result, Skipped
 from sdi.runtime.records import event_record, skipped_record
-from sdi.runtime.sinks import Sink
+from sdi.runtime.sinks.base import Sink
 from sdi.runtime.sinks.spool import Spool
 
 __all__ = ["Courier", "Outbox", "Refused", "Undelivered"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.runtime.defects import DefectRule, gray_level
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import create_beside, ensure_folder
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import create_beside, ensure_folder
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.output_folder import claim_folder, remove_stale, safe_name
 from sdi.runtime.frame import Result, Skipped
-from sdi.runtime.images import write_image
-from sdi.runtime.sinks import Sink
-from sdi.runtime.sinks.folder import claim_folder, remove_stale, safe_name
+from sdi.runtime.inspection.defects import DefectRule, gray_level
+from sdi.runtime.sinks.base import Sink
 
 __all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay", "is_video_path"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Result, Skipped
-from sdi.runtime.sinks import Sink
+from sdi.runtime.sinks.base import Sink
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
 from sdi.runtime.sinks.web import WebServer, is_loopback

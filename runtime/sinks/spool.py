@@ -13,9 +13,9 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from sdi.runtime.console import warn
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import ensure_folder
+from sdi.runtime.common.console import warn
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import ensure_folder
 
 __all__ = ["Spool", "default_spool_folder", "spool_path"]
 

@@ -17,7 +17,7 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from sdi.runtime.console import warn
+from sdi.runtime.common.console import warn
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
 

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.sinks.outbox import Courier, Refused, Undelivered
 
 __all__ = ["WebhookCourier"]

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import cv2
 
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.sources import LiveSettings
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.sources.settings import LiveSettings
 
 __all__ = ["csi_pipeline", "fourcc_of", "is_live", "open_capture", "open_video", "public_name"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import Source
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.sources.base import Source
 
 __all__ = ["DemoSource"]
 

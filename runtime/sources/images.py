@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import read_image
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.images import read_image
-from sdi.runtime.sources import Source
+from sdi.runtime.sources.base import Source
 
 __all__ = ["ImageSource"]
 

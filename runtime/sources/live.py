@@ -11,10 +11,11 @@ from itertools import chain, repeat
 import cv2
 import numpy as np
 
-from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import LiveSettings, Source
+from sdi.runtime.sources.base import Source
 from sdi.runtime.sources.capture import fourcc_of, open_capture, public_name
+from sdi.runtime.sources.settings import LiveSettings
 from sdi.runtime.sources.video import VideoSource
 
 __all__ = ["BACK_OFF_S", "LiveSource", "open_live"]

@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import Source
+from sdi.runtime.sources.base import Source
 from sdi.runtime.sources.capture import open_video
 
 __all__ = ["VideoSource"]

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import images_among, read_image
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.images import images_among, read_image
-from sdi.runtime.sources import Source
+from sdi.runtime.sources.base import Source
 
 __all__ = ["WatchSource"]
 

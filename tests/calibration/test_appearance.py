@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sdi.calibration.appearance import appearance_of, descriptors, near_copies
-from sdi.runtime.images import list_images, read_image
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import list_images, read_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 
 
 def strip(seed: int, kind: str = "patch") -> np.ndarray:

@@ -9,11 +9,11 @@ import pytest
 
 from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.selection import choose_calibration_set
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import default_engine
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.shipped import default_engine
 from support import command
 
 

@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphs import every_kind, frames
 from sdi.calibration.ranges import RANGE_METHODS, RangeSource, cached_ranges, least_error_limit, measure_ranges
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 TENSORS = ["stem_relu.out", "half.out", "cat.out"]
 COUNT = 3

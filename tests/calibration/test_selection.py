@@ -11,9 +11,9 @@ import pytest
 
 from sdi.calibration.appearance import appearance_of, descriptors
 from sdi.calibration.selection import HeldOut, choose_calibration_set, find_held_out
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import list_images, read_image, write_image
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import list_images, read_image, write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 
 
 def strip(kind: str, seed: int) -> np.ndarray:

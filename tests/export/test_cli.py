@@ -7,10 +7,10 @@ import os
 import pytest
 
 from sdi.export.checkpoint_choice import choose_checkpoint
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import shipped_engines
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.shipped import shipped_engines
 from sdi.train.checkpoint import save_checkpoint, shipped_checkpoint
 from support import command, lively_checkpoint
 

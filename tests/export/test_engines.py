@@ -20,10 +20,10 @@ from sdi.export.engines.network import edge_layers, half_tensor, opset_of
 from sdi.export.engines.tensorrt import strongly_typed
 from sdi.export.exporter import ExportRequest, export_engine, export_onnx
 from sdi.export.plan import engine_from_onnx
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
-from sdi.runtime.plan import HEADER_BYTES, PlanHeader
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader
 from sdi.train.checkpoint import load_checkpoint
 from support import command, nvidia_view
 

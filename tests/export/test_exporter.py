@@ -15,11 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 import sdi.export.exporter as exporter
 from sdi.export.exporter import ExportRequest, export_onnx
 from sdi.export.work import work_by_precision
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, GateError, InputError
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.common.errors import DeviceError, GateError, InputError
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.common.strip import draw_strip
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.open import open_engine
 from sdi.train.checkpoint import load_checkpoint, load_network
 from sdi.train.face import Face
 from support import command, lively_checkpoint

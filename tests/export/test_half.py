@@ -15,7 +15,7 @@ from sdi.export.feed import Feed
 from sdi.export.half import half_model, out_of_half_range
 from sdi.export.onnx_model import float32_nodes
 from sdi.export.precision import lowered_model, out_of_range
-from sdi.runtime.errors import InputError, SdiError
+from sdi.runtime.common.errors import InputError, SdiError
 from support import nvidia_view
 
 FEED = Feed((16, 16))

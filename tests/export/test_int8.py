@@ -19,12 +19,12 @@ from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_report import int8_report_html, write_int8_report
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import GateError, InputError
-from sdi.runtime.images import write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import default_engine
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import GateError, InputError
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import default_engine
 from sdi.train.checkpoint import save_checkpoint
 from support import command, lively_checkpoint, nvidia_view
 

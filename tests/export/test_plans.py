@@ -12,9 +12,9 @@ import pytest
 from sdi.export.engines import BUILDERS, BuildOptions
 from sdi.export.exporter import ExportRequest, Precision, export_engine, export_onnx
 from sdi.export.int8 import Int8Options
-from sdi.runtime.images import write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
 from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
 from support import command, lively_checkpoint, nvidia_view
 

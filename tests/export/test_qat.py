@@ -21,9 +21,9 @@ from sdi.export.int8_ranges import trained_ranges
 from sdi.export.onnx_model import FrameShape, onnx_from_face
 from sdi.export.parity.runners import runner_from_onnx
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
-from sdi.runtime.errors import InputError
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
 from sdi.train.checkpoint import load_network, save_checkpoint
 from sdi.train.face import Face
 from sdi.train.models import SaliencyNetwork, model_spec

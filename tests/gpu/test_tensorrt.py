@@ -10,12 +10,12 @@ import pytest
 
 from sdi.export.engines import BUILDERS, BuildOptions
 from sdi.export.exporter import ExportRequest, export_engine, export_onnx
-from sdi.runtime.backends.cuda import open_cuda
-from sdi.runtime.backends.tensorrt import runtime_cache_path
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.manifest import read_manifest, write_manifest
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.cuda import open_cuda
+from sdi.runtime.engine.manifest import read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.tensorrt import runtime_cache_path
 from support import lively_checkpoint
 
 pytestmark = pytest.mark.gpu

@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from sdi.runtime.manifest import manifest_path
-from sdi.runtime.shipped import find_engine
+from sdi.runtime.engine.manifest import manifest_path
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import shipped_checkpoint
 from support import command
 

@@ -25,8 +25,8 @@ from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.runners import runner_from_checkpoint
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.precision import lowered_model
-from sdi.runtime.images import write_image
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.face import Face
 from sdi.train.models import model_names, model_spec

@@ -33,13 +33,13 @@ from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
 from sdi.export.precision import lowered_model, out_of_range
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, GateError, InputError
-from sdi.runtime.golden import golden_record
-from sdi.runtime.images import write_image
-from sdi.runtime.manifest import Manifest, manifest_path, read_manifest, write_manifest
-from sdi.runtime.shipped import find_engine
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import DeviceError, GateError, InputError
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.golden import golden_record
+from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
 from sdi.train.face import Face
 from sdi.train.models import model_spec

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from sdi.runtime.images import write_image
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
 from support import command
 

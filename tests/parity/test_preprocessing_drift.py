@@ -24,11 +24,11 @@ from torch.nn.functional import interpolate
 
 from sdi.export.half import half_model
 from sdi.export.onnx_model import FrameShape, onnx_from_face
-from sdi.runtime.backends.onnx_runtime import OnnxRuntimeEngine
-from sdi.runtime.batching import Batcher
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import read_image, resize_image, write_image
+from sdi.runtime.engine.batching import Batcher
+from sdi.runtime.engine.onnx_runtime import OnnxRuntimeEngine
 from sdi.runtime.frame import Frame, Skipped
-from sdi.runtime.images import read_image, resize_image, write_image
 from sdi.runtime.sources.images import ImageSource
 from sdi.train.augment import Augmentation, augment
 from sdi.train.data import Pair, load_samples

@@ -18,9 +18,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sdi.runtime.files import sha256_of
-from sdi.runtime.golden import golden_frames, golden_record
-from sdi.runtime.manifest import Manifest, manifest_path, write_manifest
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.golden import golden_frames, golden_record
+from sdi.runtime.engine.manifest import Manifest, manifest_path, write_manifest
 
 SIZE_HW = (32, 48)
 BRIGHT = 200  # from here on the engine of kind "fragile" fails
@@ -188,7 +188,7 @@ def make_video(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def sdi_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """`sdi-run` inside this process; answers its exit code, stdout and stderr."""
-    from sdi.runtime.cli import main
+    from sdi.runtime.run.cli import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["sdi-run", *map(str, arguments)])

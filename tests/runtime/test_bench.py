@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdi.runtime.backends.onnx_runtime import OnnxRuntimeEngine
-from sdi.runtime.bench import latency_figures, strip_frames, time_calls
-from sdi.runtime.bench_cli import main
-from sdi.runtime.bench_loop import measure_loops
+from sdi.runtime.bench.cli import main
+from sdi.runtime.bench.loop import measure_loops
+from sdi.runtime.bench.measure import latency_figures, strip_frames, time_calls
 from sdi.runtime.doctor.gpu_state import GpuState, jetson_state, smi_state, throttling
 from sdi.runtime.doctor.probes import Clock
-from sdi.runtime.engine import Engine
-from sdi.runtime.shipped import default_engine
-from sdi.runtime.summary import SourceSummary, Summary
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.onnx_runtime import OnnxRuntimeEngine
+from sdi.runtime.engine.shipped import default_engine
+from sdi.runtime.pipeline.summary import SourceSummary, Summary
 
 
 def _bench(*options: str) -> subprocess.CompletedProcess[str]:
-    code = "from sdi.runtime.bench_cli import main; main()"
+    code = "from sdi.runtime.bench.cli import main; main()"
     return subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=120)
 
 
@@ -201,7 +201,7 @@ def test_a_gpu_shows_its_own_time_and_what_held_it_down(
 
     monkeypatch.setattr(OnnxRuntimeEngine, "__init__", on_gpu)
     monkeypatch.setattr(OnnxRuntimeEngine, "device_ms", lambda self, frames: 1.25)
-    monkeypatch.setattr("sdi.runtime.bench.read_gpu_state", lambda: next(looks))
+    monkeypatch.setattr("sdi.runtime.bench.measure.read_gpu_state", lambda: next(looks))
     arguments = ["sdi-bench", "--engine", str(default_engine()), "--seconds", "0.01", "--warmup", "0", "--threads", "1"]
     monkeypatch.setattr("sys.argv", [*arguments, "--markdown"])
     with pytest.raises(SystemExit) as ended:

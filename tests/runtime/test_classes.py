@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdi.runtime.classes import defect_class, fair_shares
+from sdi.runtime.common.classes import defect_class, fair_shares
 
 
 def test_class_is_what_stands_before_the_last_underline() -> None:

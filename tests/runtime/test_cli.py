@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.images import read_gray, read_image
-from sdi.runtime.manifest import manifest_path
+from sdi.runtime.common.images import read_gray, read_image
+from sdi.runtime.engine.manifest import manifest_path
 
 WAIT_S = 60.0
 Run = Callable[..., tuple[int, str, str]]

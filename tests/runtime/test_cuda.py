@@ -8,8 +8,8 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from sdi.runtime.backends.cuda import CudaPython, open_cuda
-from sdi.runtime.errors import DeviceError
+from sdi.runtime.common.errors import DeviceError
+from sdi.runtime.engine.cuda import CudaPython, open_cuda
 
 cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
 

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.defects import DefectRule, Region, find_blobs, find_regions
-from sdi.runtime.errors import InputError
-from sdi.runtime.roi import parse_roi
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import draw_strip
+from sdi.runtime.inspection.defects import DefectRule, Region, find_blobs, find_regions
+from sdi.runtime.inspection.roi import parse_roi
 
 
 def test_a_known_answer() -> None:

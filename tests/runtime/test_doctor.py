@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdi.runtime.backends.cuda import Gpu, open_cuda
+from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.doctor.engine_file import examine_engine
 from sdi.runtime.doctor.finding import Finding
 from sdi.runtime.doctor.findings import examine_machine
@@ -29,9 +29,9 @@ from sdi.runtime.doctor.machine import (
 )
 from sdi.runtime.doctor.probes import Camera, Clock, Driver, Jetson, Part, Probes
 from sdi.runtime.doctor.proof import PROOF_MODEL
-from sdi.runtime.errors import DeviceError
-from sdi.runtime.manifest import manifest_path
-from sdi.runtime.shipped import default_engine
+from sdi.runtime.engine.cuda import Gpu, open_cuda
+from sdi.runtime.engine.manifest import manifest_path
+from sdi.runtime.engine.shipped import default_engine
 
 CPU, CUDA, TRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensorrt"))
 FEATURES = {"FFMPEG": True, "GStreamer": True, "v4l/v4l2": True}

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
-from sdi.runtime.shipped import default_engine
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import default_engine
 
 MakeEngine = Callable[..., Path]
 Picture = Callable[..., np.ndarray]
@@ -236,8 +236,8 @@ _FUZZ = """
 import sys
 from pathlib import Path
 import numpy as np
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import SdiError
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.common.errors import SdiError
 
 path, rng = Path(sys.argv[1]), np.random.default_rng(0)
 data, frame = path.read_bytes(), np.full((32, 48, 3), 99, np.uint8)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sdi.runtime.defects import find_regions
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import read_gray, read_image
 from sdi.runtime.frame import Event, Frame, Result
-from sdi.runtime.images import read_gray, read_image
+from sdi.runtime.inspection.defects import find_regions
 from sdi.runtime.sinks.evidence import EvidenceSink
 
 MB = 1_000_000

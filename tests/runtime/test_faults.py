@@ -19,16 +19,16 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, SdiError
+from sdi.runtime.common.errors import DeviceError, SdiError
+from sdi.runtime.common.images import read_gray
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, verify_file
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader, verify_plan
 from sdi.runtime.frame import Event, Result, Skipped
-from sdi.runtime.images import read_gray
-from sdi.runtime.loop import Loop
-from sdi.runtime.manifest import manifest_path, read_manifest, verify_file
-from sdi.runtime.plan import HEADER_BYTES, PlanHeader, verify_plan
+from sdi.runtime.pipeline.loop import Loop
 from sdi.runtime.sinks.masks import MasksSink
 from sdi.runtime.sources import live as live_module
-from sdi.runtime.sources import open_source, open_sources
+from sdi.runtime.sources.open import open_source, open_sources
 
 WAIT_S = 60.0
 Make = Callable[..., Path]
@@ -410,8 +410,8 @@ from pathlib import Path
 import numpy as np
 sys.path.insert(0, {folder!r})
 from test_faults import _mutated_bytes
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import SdiError
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.common.errors import SdiError
 path, rng, loaded = Path({path!r}), random.Random(9), 0
 good = path.read_bytes()
 for number in range(500):

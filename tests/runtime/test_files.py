@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.files import atomic_path, ensure_folder, sha256_of, write_bytes, write_text
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.files import atomic_path, ensure_folder, sha256_of, write_bytes, write_text
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -62,8 +62,8 @@ def test_what_cannot_be_written_is_named(place: str, tmp_path: Path) -> None:
 def test_a_full_disk_is_an_input_error_and_leaves_nothing(tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk; it is the process's own, so it needs one."""
     code = (
-        "import resource, sys; from pathlib import Path; from sdi.runtime.files import write_bytes\n"
-        "from sdi.runtime.errors import InputError\n"
+        "import resource, sys; from pathlib import Path; from sdi.runtime.common.files import write_bytes\n"
+        "from sdi.runtime.common.errors import InputError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try: write_bytes(Path(sys.argv[1]) / 'map.png', bytes(5000))\n"
         "except InputError as error: print(error)"

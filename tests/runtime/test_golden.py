@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from sdi.runtime.golden import golden_check, golden_frames, golden_record
+from sdi.runtime.engine.golden import golden_check, golden_frames, golden_record
 
 
 def _black(height: int, width: int) -> np.ndarray:

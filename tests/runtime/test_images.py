@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import list_images, read_gray, read_image, resize_image, write_image
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import list_images, read_gray, read_image, resize_image, write_image
 
 SUFFIXES = (".png", ".bmp", ".jpg", ".tif")
 

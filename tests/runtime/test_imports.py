@@ -64,7 +64,7 @@ def _loaded(code: str, *arguments: object) -> set[str]:
     return set(done.stdout.splitlines()[-1].split()[1:])
 
 
-@pytest.mark.parametrize("module", ["sdi.runtime", "sdi.runtime.cli"])
+@pytest.mark.parametrize("module", ["sdi.runtime", "sdi.runtime.run.cli"])
 def test_importing_the_runtime_is_light(module: str) -> None:
     assert not _loaded(f"import {module}") & {"torch", "onnx", "cv2", "onnxruntime", "numpy"}
 
@@ -80,7 +80,7 @@ def test_every_public_name_is_there() -> None:
 
 def test_a_run_loads_neither_torch_nor_onnx(make_engine: Callable[..., Path], tmp_path: Path) -> None:
     code = (
-        "import sys; from sdi.runtime.cli import main\n"
+        "import sys; from sdi.runtime.run.cli import main\n"
         "sys.argv = ['sdi-run', '--engine', sys.argv[1], '--source', 'demo', '--masks', sys.argv[2]]\n"
         "try: main()\n"
         "except SystemExit as left: assert not left.code, left.code"

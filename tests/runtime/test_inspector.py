@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from sdi.runtime.defects import DefectRule
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Verdict
-from sdi.runtime.inspector import Inspector
+from sdi.runtime.inspection.defects import DefectRule
+from sdi.runtime.inspection.inspector import Inspector
 
 SIZE_HW = (40, 60)
 Box = tuple[int, int, int, int]  # x, y, width, height

@@ -13,11 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import LiveSettings, Source, open_source
 from sdi.runtime.sources import live as live_module
+from sdi.runtime.sources.base import Source
 from sdi.runtime.sources.capture import csi_pipeline, is_live, open_capture, public_name
+from sdi.runtime.sources.open import open_source
+from sdi.runtime.sources.settings import LiveSettings
 
 Items = list["Frame | Skipped | Event"]
 

@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sdi.runtime.loop as loop_module
-from sdi.runtime.defects import DefectRule
-from sdi.runtime.engine import Engine, open_engine
-from sdi.runtime.errors import DeviceError, InputError
+import sdi.runtime.pipeline.loop as loop_module
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.open import open_engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped, Verdict
-from sdi.runtime.inspector import Inspector
-from sdi.runtime.loop import Loop
-from sdi.runtime.sinks import Sink
-from sdi.runtime.sources import LiveSettings, Source, open_source
-from sdi.runtime.summary import Latencies, SourceSummary, Summary
+from sdi.runtime.inspection.defects import DefectRule
+from sdi.runtime.inspection.inspector import Inspector
+from sdi.runtime.pipeline.loop import Loop
+from sdi.runtime.pipeline.summary import Latencies, SourceSummary, Summary
+from sdi.runtime.sinks.base import Sink
+from sdi.runtime.sources.base import Source
+from sdi.runtime.sources.open import open_source
+from sdi.runtime.sources.settings import LiveSettings
 
 WAIT_S = 20.0
 

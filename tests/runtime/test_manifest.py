@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import InputError, SdiError
-from sdi.runtime.manifest import manifest_path, read_manifest, verify_file, write_manifest
+from sdi.runtime.common.errors import InputError, SdiError
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, verify_file, write_manifest
 
 
 def test_a_manifest_is_read_as_it_was_written(make_engine: Callable[..., Path]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Skipped
 from sdi.runtime.sinks import mqtt as mqtt_module
 from sdi.runtime.sinks import outbox as outbox_module

@@ -21,15 +21,15 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.defects import DefectRule, find_regions
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Result, Skipped
-from sdi.runtime.outputs import Outputs
+from sdi.runtime.inspection.defects import DefectRule, find_regions
+from sdi.runtime.run.outputs import Outputs
 from sdi.runtime.sinks import web as web_module
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
 from sdi.runtime.sinks.page import PageSink, parse_address
-from sdi.runtime.sources import Source
+from sdi.runtime.sources.base import Source
 
 WAIT_S = 30.0
 TOKEN = "0123456789abcdef"

@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sdi.runtime.backends.cuda import open_cuda
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, InputError, SdiError
-from sdi.runtime.files import sha256_of
-from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
-from sdi.runtime.plan import (
+from sdi.runtime.common.errors import DeviceError, InputError, SdiError
+from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.cuda import open_cuda
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.plan import (
     HEADER_BYTES,
     PlanHeader,
     check_gpu,
@@ -27,7 +27,7 @@ from sdi.runtime.plan import (
     tag_of,
     verify_plan,
 )
-from sdi.runtime.tensorrt_library import TENSORRT, TENSORRT_RTX, Library, version_of
+from sdi.runtime.engine.tensorrt_library import TENSORRT, TENSORRT_RTX, Library, version_of
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
 engines = pytest.importorskip("sdi.export.engines")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sdi.runtime.engine import open_engine
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import ShippedEngine, default_engine, find_engine, shipped_engines
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import ShippedEngine, default_engine, find_engine, shipped_engines
 
 ENGINES = pytest.mark.parametrize("shipped", shipped_engines(), ids=lambda shipped: shipped.name)
 
@@ -44,7 +44,7 @@ def test_a_file_goes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_list_shows_scores_size_and_speed() -> None:
-    program = [sys.executable, "-c", "from sdi.runtime.cli import main; main()", "--list", "--threads", "1"]
+    program = [sys.executable, "-c", "from sdi.runtime.run.cli import main; main()", "--list", "--threads", "1"]
     table = subprocess.run(program, capture_output=True, text=True, check=True, env=None).stdout
     rows = json.loads(subprocess.run([*program, "--json"], capture_output=True, text=True, check=True).stdout)[
         "engines"

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.defects import DefectRule, find_regions
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import read_gray, read_image
 from sdi.runtime.frame import Event, Frame, Result, Skipped
-from sdi.runtime.images import read_gray, read_image
-from sdi.runtime.roi import parse_roi
+from sdi.runtime.inspection.defects import DefectRule, find_regions
+from sdi.runtime.inspection.roi import parse_roi
 from sdi.runtime.sinks.jsonl import JsonlSink
 from sdi.runtime.sinks.masks import MasksSink
 from sdi.runtime.sinks.overlay import OverlayFolderSink, OverlayVideoSink, WindowSink, draw_overlay, is_video_path

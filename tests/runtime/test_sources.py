@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import DeviceError, InputError
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.strip import draw_strip
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import LiveSettings, Source, open_source, open_sources
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.sources.base import Source
+from sdi.runtime.sources.open import open_source, open_sources
+from sdi.runtime.sources.settings import LiveSettings
 
 
 def _all(spec: object) -> tuple[list[Frame], list[Skipped], Source]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.sinks.spool import Spool, default_spool_folder, spool_path
 
 WAIT_S = 60.0

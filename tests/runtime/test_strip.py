@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 
 
 @pytest.mark.parametrize("kind", DEFECTS)

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import open_source
 from sdi.runtime.sources import watch as watch_module
+from sdi.runtime.sources.open import open_source
 
 WAIT_S = 20.0
 Item = Frame | Skipped | Event

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdi.runtime.channel import Channel
-from sdi.runtime.engine import Engine
+from sdi.runtime.engine.base import Engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped
-from sdi.runtime.inspector import Inspector
-from sdi.runtime.loop import Loop
-from sdi.runtime.pulse import Pulse
-from sdi.runtime.sinks import Sink
-from sdi.runtime.sources import Source
-from sdi.runtime.watchdog import Watchdog, notify
+from sdi.runtime.inspection.inspector import Inspector
+from sdi.runtime.pipeline.channel import Channel
+from sdi.runtime.pipeline.heartbeat import Pulse
+from sdi.runtime.pipeline.loop import Loop
+from sdi.runtime.pipeline.watchdog import Watchdog, notify
+from sdi.runtime.sinks.base import Sink
+from sdi.runtime.sources.base import Source
 
 WAIT_S = 30.0
 SYSTEMD_ANALYZE = Path("/usr/bin/systemd-analyze")

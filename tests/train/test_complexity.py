@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdi.runtime.console import out
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.console import out
+from sdi.runtime.common.errors import InputError
 from sdi.train.complexity import complexity, complexity_rows, complexity_table
 from sdi.train.models import build_model, model_names, model_spec
 

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.data import (
     Pair,
     choose_layout,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import load_checkpoint
 from sdi.train.data import find_pairs, load_samples
 from sdi.train.devices import open_fabric

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.images import read_gray, write_image
-from sdi.runtime.shipped import find_engine
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import read_gray, write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.eval_cli import main
 
 Run = Callable[..., tuple[int, str, str]]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.models import build_model, model_names, model_spec, register_model
 from sdi.train.models.csepnet import CBAM, CSCM, CSFIM, CSWM, Contrast, CSEPNet, ScaleSum
 from sdi.train.models.deploy import deploy_form, fold_batch_norm

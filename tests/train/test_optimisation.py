@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.models import build_model
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate

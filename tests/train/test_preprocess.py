@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import normalize, to_tensor
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.preprocess import GRAY_STEEL, IMAGENET, Normalise, Preprocessing
 
 

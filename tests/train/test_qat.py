@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.cli import main
 from sdi.train.models import SaliencyNetwork, model_spec

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.augment import Augmentation
 from sdi.train.models import model_names, model_spec
 from sdi.train.paper_recipes import CSEPNET_PAPER, MINET_PAPER, TSERNET_PAPER, choose_recipe

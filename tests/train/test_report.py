@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sdi.runtime.images import write_image
+from sdi.runtime.common.images import write_image
 from sdi.train.data import Pair
 from sdi.train.evaluation.evaluate import CleanSteel, Evaluation, evaluate
 from sdi.train.evaluation.maps import FolderMaps

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdi.runtime.errors import DeviceError
-from sdi.runtime.images import read_gray, resize_image
+from sdi.runtime.common.errors import DeviceError
+from sdi.runtime.common.images import read_gray, resize_image
 from sdi.train.data import Sample, find_pairs, read_truth
 from sdi.train.evaluation.paper_tables import paper_rows
 from sdi.train.face import Face

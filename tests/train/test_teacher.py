@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdi.runtime.errors import InputError
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.cli import main
 from sdi.train.data import Sample

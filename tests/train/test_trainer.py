@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdi.runtime.errors import GateError, InputError
+from sdi.runtime.common.errors import GateError, InputError
 from sdi.train.augment import Augmentation
 from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.runtime.classes import defect_class
-from sdi.runtime.defects import gray_level
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.classes import defect_class
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.inspection.defects import gray_level
 from sdi.train.data import Pair, read_truth
 from sdi.train.evaluation.failure_classes import FAILURE_CLASSES, failure_classes
 from sdi.train.evaluation.maps import MapSource

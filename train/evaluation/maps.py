@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from sdi.runtime.console import warn
-from sdi.runtime.engine import Engine, open_engine
-from sdi.runtime.errors import DeviceError, InputError, some_of
-from sdi.runtime.images import list_images, read_gray, read_image, resize_image
+from sdi.runtime.common.console import warn
+from sdi.runtime.common.errors import DeviceError, InputError, some_of
+from sdi.runtime.common.images import list_images, read_gray, read_image, resize_image
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.open import open_engine
 
 if TYPE_CHECKING:
     from typing_extensions import Self

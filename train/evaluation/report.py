@@ -16,8 +16,8 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from sdi.runtime.files import write_text
-from sdi.runtime.images import read_image
+from sdi.runtime.common.files import write_text
+from sdi.runtime.common.images import read_image
 from sdi.train.data import read_truth
 from sdi.train.evaluation.evaluate import ALL, Case, CleanSteel, Evaluation, scores_of, thumbnail
 from sdi.train.evaluation.failure_classes import FAILURE_CLASSES

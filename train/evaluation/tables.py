@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sdi.runtime.console import out
+from sdi.runtime.common.console import out
 from sdi.train.evaluation.evaluate import ALL, CleanSteel, Evaluation, scores_of
 from sdi.train.scores import SCORE_NAMES, mean_curves, mean_scores
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.losses import MapsLoss, csepnet_loss, minet_loss, tsernet_lite_loss, tsernet_loss
 from sdi.train.models.ablations import CSEPNET_ABLATIONS, TSERNET_ABLATIONS
 from sdi.train.models.blocks import SaliencyNetwork

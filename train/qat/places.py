@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from sdi.runtime.errors import InputError, some_of
+from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.models import SaliencyNetwork
 from sdi.train.models.deploy import foldable_norms
 from sdi.train.qat.fake import fake_quantised, half_steps

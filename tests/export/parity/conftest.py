@@ -12,10 +12,10 @@ from damage import Edit, save_engine
 from sdi.calibration.ranges import measure_ranges
 from sdi.export.half import half_model
 from sdi.export.quantize import quantizable_layers, quantized_model
-from sdi.runtime.images import read_image, resize_image, write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import find_engine
-from sdi.runtime.strip import DEFECTS, draw_strip
+from sdi.runtime.common.images import read_image, resize_image, write_image
+from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import shipped_checkpoint
 
 

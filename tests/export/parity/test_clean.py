@@ -16,12 +16,12 @@ from sdi.export.parity.contenders import open_contender
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import InputError
-from sdi.runtime.images import read_image, write_image
-from sdi.runtime.manifest import read_manifest
-from sdi.runtime.shipped import default_engine, find_engine
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import read_image, write_image
+from sdi.runtime.common.strip import draw_strip
+from sdi.runtime.engine.manifest import read_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import default_engine, find_engine
 from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
 from sdi.train.data import Pair, find_pairs
 from support import command

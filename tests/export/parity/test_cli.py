@@ -15,9 +15,9 @@ from damage import negate
 from sdi.export.parity.cli import parity_command
 from sdi.export.parity.result import GateResult
 from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
-from sdi.runtime.console import single_command
-from sdi.runtime.errors import DeviceError, GateError, InputError
-from sdi.runtime.manifest import manifest_path
+from sdi.runtime.common.console import single_command
+from sdi.runtime.common.errors import DeviceError, GateError, InputError
+from sdi.runtime.engine.manifest import manifest_path
 from support import command
 
 
@@ -136,8 +136,8 @@ def test_a_plan_without_its_gpu_is_exit_code_3(checkpoint, engines, tmp_path):
         pytest.skip("a GPU is here: the plan would be loaded")
     from dataclasses import replace
 
-    from sdi.runtime.files import sha256_of
-    from sdi.runtime.manifest import read_manifest, write_manifest
+    from sdi.runtime.common.files import sha256_of
+    from sdi.runtime.engine.manifest import read_manifest, write_manifest
 
     plan = tmp_path / "minet-fp16.plan"
     plan.write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(1000))

@@ -11,7 +11,7 @@ import pytest
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.figures import QUANTILES, Parity, region_agreement
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.runtime.engine import open_engine
-from sdi.runtime.errors import DeviceError, InputError
-from sdi.runtime.images import read_gray, read_image
-from sdi.runtime.manifest import manifest_path, read_manifest, write_manifest
-from sdi.runtime.shipped import find_engine
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.images import read_gray, read_image
+from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import load_checkpoint, save_checkpoint
 from sdi.train.data import find_pairs
 from support import lively_checkpoint

@@ -13,7 +13,7 @@ import pytest
 from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.report import html_report, junit_report, markdown_report, write_reports
 from sdi.export.parity.result import GateResult, Row, RunnerResult
-from sdi.runtime.images import write_image
+from sdi.runtime.common.images import write_image
 
 GOOD = Row("max", 0.01, 0.1, False, "half has 11 bits")
 BAD = Row("iou", 0.5, 0.9, True, "an edge a pixel off")

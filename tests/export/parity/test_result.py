@@ -8,7 +8,7 @@ import math
 import pytest
 
 from sdi.export.parity.result import GateResult, Row, RunnerResult
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 
 def result_of(*runners):

@@ -13,8 +13,8 @@ from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_w
 from sdi.export.parity.store import Record, check_release, last_like, read_store, record_of, save_records
 from sdi.export.parity.tolerances import read_tolerances
 from sdi.export.parity.worsening import WORSENING, changes, hold_against, read_worsening, worsening_as_toml
-from sdi.runtime.errors import InputError
-from sdi.runtime.shipped import find_engine
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import shipped_checkpoint
 from support import command
 

@@ -6,7 +6,7 @@ import pytest
 
 from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.tolerances import TOLERANCES, Bound, Tolerance, read_tolerances, tolerances_as_toml
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 
 
 def test_every_figure_has_a_bound_with_a_reason_at_every_precision():

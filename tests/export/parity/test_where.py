@@ -10,8 +10,8 @@ from damage import negate
 from sdi.export.feed import Feed
 from sdi.export.parity.contenders import open_contender
 from sdi.export.parity.where import TracedNetwork, first_difference, tensor_error
-from sdi.runtime.errors import InputError
-from sdi.runtime.strip import draw_strip
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.strip import draw_strip
 from sdi.train.checkpoint import load_checkpoint
 
 LAYER = "encoder.2.3.fuse.0"  # in the middle: 34 convolutions come before it

@@ -1,1 +1,0 @@
-"""What executes an engine: one file a library."""

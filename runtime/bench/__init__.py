@@ -1,0 +1,1 @@
+"""`sdi-bench`: what engines take on this machine."""

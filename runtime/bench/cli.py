@@ -1,0 +1,278 @@
+"""`sdi-bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sdi.runtime.common.console import log, out, print_json, run_app, single_command
+from sdi.runtime.common.errors import InputError
+
+if TYPE_CHECKING:
+    from sdi.runtime.doctor.gpu_state import GpuState
+    from sdi.runtime.engine.base import Engine
+
+__all__ = ["main"]
+
+_DEFAULT_HW = (200, 200)  # of SD-saliency-900, where an engine takes any size
+_COLUMNS = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "frames_per_s", "ratio")
+_GPU_COLUMNS = ("device_p50_ms", "gpu_mhz", "power_mode", "throttled")
+_LOOP_COLUMNS = [
+    *("engine", "frames", "frames_per_s", "of_alone"),
+    *(f"{stage}_{name}" for stage in ("engine", "age") for name in ("p50", "p95", "p99")),
+]
+
+
+def bench_command(
+    engine: Annotated[list[Path], typer.Option("--engine", "-e", help="An ONNX file or a plan; repeat to compare.")],
+    source: Annotated[
+        str | None, typer.Option(help="What the loop reads, as sdi-run takes it. Default: synthetic strip.")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4; where the engine leaves it open.")] = "1",
+    size: Annotated[
+        str | None, typer.Option(help="Sizes HxW, e.g. 200x200,480x640; where the engine leaves it open.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement that are not kept.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+) -> None:
+    """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
+
+    Several engines take turns within each measurement, so that a busy spell of the machine meets all; `ratio` is
+    the first engine's median over this one's: above 1 is faster. The loop takes turns with the engine alone, and
+    `of_alone` is its rate over that one's. `age` is from a frame's capture to its verdict; frames of files wait in a
+    queue first.
+
+    On a GPU there are also a plan's time on the device itself, by CUDA events (upload, network and download), the GPU's
+    clock, and what held it down: each is looked at under load, before and after a measurement. A row that is marked
+    `throttled` says less about the engine than about cooling and power.
+
+    Exit codes: 0 measured, 2 wrong use or a bad engine, 3 a device failed.
+
+    Examples:
+
+      sdi-bench --engine minet-fp32.onnx
+
+      sdi-bench --engine minet-fp32.onnx --engine minet-int8.onnx --batch 1,4 --markdown
+
+      sdi-bench --engine minet-fp16.plan --source line.mp4 --json > bench.json
+    """
+    batches = [_positive(part, "--batch", "1,2,4") for part in batch.split(",")]
+    sizes = [_size(part) for part in size.split(",")] if size else [_DEFAULT_HW]
+    if json and markdown:
+        raise InputError("--json and --markdown exclude each other; give one of them")
+    report = _measure(engine, source, batches, sizes, bool(size), seconds, warmup, device, threads)
+    if json:
+        print_json(report)
+    else:
+        _show(report, markdown)
+
+
+def _measure(
+    paths: list[Path],
+    source: str | None,
+    batches: list[int],
+    sizes: list[tuple[int, int]],
+    size_given: bool,
+    seconds: float,
+    warmup: int,
+    device: str,
+    threads: int | None,
+) -> dict[str, Any]:
+    from rich.progress import Progress
+
+    from sdi.runtime.bench.loop import measure_loops, measure_source
+    from sdi.runtime.bench.measure import describe_machine, measure_start, strip_frames
+    from sdi.runtime.engine.open import open_engine
+    from sdi.runtime.sources.open import open_source
+
+    before = describe_machine()
+    alone: list[dict[str, Any]] = []
+    starts = []
+    with ExitStack() as stack:
+        engines = [stack.enter_context(open_engine(path, device, threads)) for path in paths]
+        for opened in engines:
+            if size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
+                raise InputError(
+                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --size out"
+                )
+            if opened.batch is not None and batches not in ([1], [opened.batch]):
+                raise InputError(f"{opened.path} takes batches of {opened.batch} alone; leave --batch out")
+        progress = stack.enter_context(Progress(console=log, transient=True, disable=not log.is_terminal))
+        work = progress.add_task("", total=len(sizes) * len(batches) + 1 + len(engines))
+        for size_hw in sizes:
+            for count in batches:
+                progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
+                alone += _measure_alone(engines, size_hw, count, seconds, warmup)
+                progress.advance(work)
+        progress.update(work, description="engines in the loop")
+        strips = [strip_frames(each.frame_hw or sizes[0]) for each in engines]
+        calls = [partial(opened, strip[0]) for opened, strip in zip(engines, strips, strict=True)]
+        looks = _looks(engines, calls)
+        if source is None:
+            loops = measure_loops(list(zip(engines, strips, strict=True)), seconds)
+        else:
+            loops = []
+            for opened in engines:
+                with open_source(source) as grabbed:
+                    loops.append(measure_source(opened, grabbed, seconds))
+        for row, facts in zip(loops, _gpu_facts(engines, looks, _looks(engines, calls)), strict=True):
+            row |= facts
+        progress.advance(work)
+        for opened in engines:
+            progress.update(work, description=f"{opened.path.name} in a fresh process")
+            start = measure_start(opened.path, device, threads, opened.frame_hw or sizes[0])
+            starts.append({"engine": str(opened.path), "device": opened.device, **start})
+            progress.advance(work)
+        names = [str(opened.path) for opened in engines]
+    return {
+        "machine": before,
+        "load_1min_after": (after := describe_machine())["load_1min"],
+        "cpu0_mhz_after": after["cpu0_mhz"],
+        "threads": threads,
+        "engines": alone,
+        "loop": [
+            {"engine": name, "source": source or "synthetic strip", **figures}
+            for name, figures in zip(names, loops, strict=True)
+        ],
+        "start": starts,
+    }
+
+
+def _measure_alone(
+    engines: list[Engine], size_hw: tuple[int, int], count: int, seconds: float, warmup: int
+) -> list[dict[str, Any]]:
+    """A row an engine; on a GPU with its own time, and its state before and after."""
+    import numpy as np
+
+    from sdi.runtime.bench.measure import device_figures, latency_figures, strip_frames, time_calls
+
+    inputs: list[np.ndarray] = []
+    for opened in engines:
+        frames = strip_frames(opened.frame_hw or size_hw)
+        inputs.append(np.stack([frames[i % len(frames)] for i in range(opened.batch or count)]))
+    calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
+    looks = _looks(engines, calls)
+    timed = [
+        latency_figures(values, len(given))
+        for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
+    ]
+    facts = _gpu_facts(engines, looks, _looks(engines, calls))
+    rows = []
+    for opened, given, figures, gpu in zip(engines, inputs, timed, facts, strict=True):
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **figures}
+        row["ratio"] = timed[0]["p50_ms"] / figures["p50_ms"]
+        rows.append({**row, **gpu, **device_figures(opened, given)})
+    return rows
+
+
+def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list[GpuState | None]:
+    """The GPU under each engine's load; None for one that has no GPU, or where nothing tells of it."""
+    from sdi.runtime.bench.measure import state_under_load
+
+    return [state_under_load(call) if opened.on_gpu else None for opened, call in zip(engines, calls, strict=True)]
+
+
+def _gpu_facts(
+    engines: list[Engine], before: list[GpuState | None], after: list[GpuState | None]
+) -> list[dict[str, Any]]:
+    """For each engine on a GPU both looks, and what throttled it (None: nobody knows); else nothing."""
+    from sdi.runtime.doctor.gpu_state import throttling
+
+    facts: list[dict[str, Any]] = []
+    for opened, *looks in zip(engines, before, after, strict=True):
+        states = [look.to_dict() if look else None for look in looks]
+        known = any(look is not None for look in looks)
+        told = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
+        facts.append(told if opened.on_gpu else {})
+    return facts
+
+
+def _show(report: dict[str, Any], markdown: bool) -> None:
+    machine = report["machine"]
+    out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
+    out.print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
+    load = machine["load_1min"]
+    if load is not None and load > 0.5:  # others' work stands in every figure
+        out.print(f"Other work was running at the start (load {load:.1f}): ratios tell more than times.")
+    engines = [_engine_cells(row) for row in report["engines"]]
+    columns = ["engine", "batch", "size", *_COLUMNS]
+    in_loop = _LOOP_COLUMNS
+    if any("throttled" in row for row in report["engines"]):
+        columns += _GPU_COLUMNS
+        in_loop = [*_LOOP_COLUMNS, "throttled"]
+    _table("Alone", engines, columns, markdown)
+    source = report["loop"][0]["source"]
+    _table(f"In the loop, {source}; times in ms", [_loop_cells(row) for row in report["loop"]], in_loop, markdown)
+    starts = [{**row, "engine": Path(row["engine"]).name} for row in report["start"]]
+    _table("From the start of a process", starts, [name for name in starts[0] if name != "device"], markdown)
+
+
+def _engine_cells(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {**row, "engine": Path(row["engine"]).name, "ratio": f"{row['ratio']:.2f}"}
+    look = row.get("gpu_after") or {}
+    cells["gpu_mhz"] = look.get("clock_mhz")
+    cells["power_mode"] = look.get("power_mode")
+    cells["throttled"] = _throttled(row)
+    return cells
+
+
+def _loop_cells(row: dict[str, Any]) -> dict[str, Any]:
+    cells = {**row, "engine": Path(row["engine"]).name}
+    cells["of_alone"] = None if row["of_alone"] is None else f"{row['of_alone']:.2f}"
+    cells["throttled"] = _throttled(row)
+    for stage in ("engine", "age"):
+        for name in ("p50", "p95", "p99"):
+            cells[f"{stage}_{name}"] = row[f"{stage}_ms"].get(name)
+    return cells
+
+
+def _throttled(row: dict[str, Any]) -> str | None:
+    reasons = row.get("throttled")
+    return None if reasons is None else ", ".join(reasons) or "no"
+
+
+def _table(title: str, rows: list[dict[str, Any]], columns: list[str], markdown: bool) -> None:
+    cells = [[_cell(row[column]) for column in columns] for row in rows]
+    if markdown:
+        lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
+        out.print(f"\n{title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        return
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns), box=None)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    out.print(f"\n{title}:")
+    out.print(table)
+
+
+def _cell(value: Any) -> str:
+    return "?" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def _positive(text: str, option: str, example: str) -> int:
+    if not text.strip().isdecimal() or not int(text):
+        raise InputError(f"{option} takes whole numbers from 1 on, got {text!r}; e.g. {option} {example}")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not cross:
+        raise InputError(f"--size takes HxW, got {text!r}; e.g. --size 200x200,480x640")
+    return _positive(height, "--size", "200x200"), _positive(width, "--size", "200x200")
+
+
+def main() -> None:
+    """Entry point of `sdi-bench`."""
+    run_app(single_command(bench_command))

@@ -1,0 +1,1 @@
+"""What the other stages borrow too: errors, the console, files and pictures."""

@@ -1,0 +1,127 @@
+"""Engines: one face whatever runs beneath it.
+
+How one is used:
+
+    with open_engine("minet-fp32.onnx") as engine:
+        saliency = engine(frame)          # (H, W, 3) uint8 BGR -> (H, W) uint8
+"""
+
+from __future__ import annotations
+
+import abc
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.images import check_frame, resize_image
+from sdi.runtime.engine.golden import GoldenCheck, golden_check
+from sdi.runtime.engine.manifest import Manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Engine"]
+
+
+class Engine(abc.ABC):
+    """A loaded network with the uint8 face. A context manager; not thread-safe, use one a thread.
+
+    Attributes:
+        path: the file it came from.
+        manifest: None where no manifest lies beside the file.
+        frame_hw: height and width of its `frame`; None accepts any.
+        batch: frames a call; None accepts any number.
+        device: what executes it, in words.
+        on_gpu: whether a GPU does.
+    """
+
+    path: Path
+    manifest: Manifest | None
+    frame_hw: tuple[int, int] | None
+    batch: int | None
+    device: str
+    on_gpu: bool = False
+
+    @abc.abstractmethod
+    def execute(self, frames: np.ndarray) -> np.ndarray:
+        """Run (N, H, W, 3) uint8 BGR of exactly the engine's size; answer (N, H, W) uint8.
+
+        Raises:
+            DeviceError: the execution failed. An earlier answer is never handed out again.
+        """
+
+    def device_ms(self, frames: np.ndarray) -> float | None:
+        """What the device itself takes for `execute(frames)`: upload, network, download; None where it cannot tell.
+
+        Raises:
+            DeviceError: the execution failed.
+        """
+        return None
+
+    def close(self) -> None:
+        """Free what the device holds."""
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        """Saliency of one frame, at the frame's own size.
+
+        Args:
+            frame: (H, W, 3) uint8 BGR; not modified.
+        Returns:
+            (H, W) uint8, probability x 255; a new array.
+        Raises:
+            InputError: the frame has another type or shape.
+            DeviceError: the execution failed, or gave a map of another size.
+        """
+        check_frame(frame)
+        size_hw = (frame.shape[0], frame.shape[1])
+        fitted = np.ascontiguousarray(resize_image(frame, self.frame_hw or size_hw))[None]
+        if self.batch not in (None, 1):
+            fitted = np.repeat(fitted, self.batch, axis=0)
+        saliency = self.execute(fitted)
+        if saliency.shape != fitted.shape[:3]:
+            raise DeviceError(f"{self.path.name} answered {saliency.shape} to frames {fitted.shape}; export it again")
+        return resize_image(saliency[0], size_hw)
+
+    def golden_check(self) -> GoldenCheck | None:
+        """Run the manifest's golden pictures and compare; None without a manifest.
+
+        Raises:
+            InputError: the manifest has no usable golden record.
+        """
+        if self.manifest is None:
+            return None
+        try:
+            return golden_check(self.manifest.golden, lambda frames: np.stack([self(frame) for frame in frames]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the golden record in the manifest of {self.path} is damaged ({error}); export it again"
+            ) from error
+
+    def self_test(self) -> None:
+        """Run the manifest's golden pictures and refuse the engine when the answer is wrong.
+
+        The file was the right one when it was loaded, so what this finds is a device or a library that computes
+        otherwise than PyTorch did.
+
+        Raises:
+            DeviceError: the answer is further off than the manifest allows.
+            InputError: the manifest has no usable golden record.
+        """
+        golden = self.golden_check()
+        if golden is not None and not golden.passed:
+            raise DeviceError(
+                f"{self.path.name} fails its self-test on {self.device}: the answer to a golden picture is off by "
+                f"{golden.difference:.1f} gray levels, {golden.tolerance} are allowed; update the driver and the "
+                "runtime, or export the engine again"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

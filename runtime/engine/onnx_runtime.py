@@ -1,0 +1,109 @@
+"""ONNX files in ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from sdi.runtime.common.errors import DeviceError, InputError, first_line
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.manifest import Manifest
+
+__all__ = ["SKIPPED_OPTIMIZERS", "OnnxRuntimeEngine"]
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+# It rounds the biases of INT8 convolutions to int32, in steps that half cannot hold: wherever all but INT8 is half, the
+# answers are wrong. Biases are float in TensorRT too.
+SKIPPED_OPTIMIZERS = ("WeightBiasQuantization",)
+
+
+class OnnxRuntimeEngine(Engine):
+    """An ONNX file with the uint8 face, on the CPU or a CUDA GPU. See `open_engine` for arguments and errors."""
+
+    def __init__(self, path: Path, manifest: Manifest | None, device: str, threads: int | None) -> None:
+        self.path = path
+        self.manifest = manifest
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DeviceError(
+                "ONNX Runtime is not installed; pip install 'sdi[cpu]' (or 'sdi[gpu]' for NVIDIA)"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or _cores()
+        # Its workers spin between two operators, which pays, and for long after the last one, which does not: at 25
+        # frames a second that would keep a core busy for nothing.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        options.log_severity_level = 3  # errors; its warnings about constant folding help no user
+        providers = _providers(device, onnxruntime.get_available_providers())
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=providers, disabled_optimizers=list(SKIPPED_OPTIMIZERS)
+            )
+        except Exception as error:  # it raises a dozen kinds, none of them public
+            raise InputError(
+                f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {first_line(error)}; "
+                "the file is damaged or needs a newer ONNX Runtime"
+            ) from error
+        provider = self._session.get_providers()[0]
+        if device == "cuda" and provider != _CUDA:
+            raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")
+        self.device = f"ONNX Runtime {onnxruntime.__version__}, {provider.removesuffix('ExecutionProvider')}"
+        self.on_gpu = provider == _CUDA
+        self.batch, self.frame_hw = self._face()
+
+    def execute(self, frames: np.ndarray) -> np.ndarray:
+        try:
+            (saliency,) = self._session.run(["saliency"], {"frame": frames})
+        except Exception as error:
+            raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {first_line(error)}") from error
+        return saliency
+
+    def _face(self) -> tuple[int | None, tuple[int, int] | None]:
+        """Batch and frame size, after making sure that this is our face."""
+        inputs = [(node.name, node.type, node.shape) for node in self._session.get_inputs()]
+        outputs = [(node.name, node.type, node.shape) for node in self._session.get_outputs()]
+        expected = "expected input frame uint8 [N, H, W, 3] and output saliency uint8 [N, H, W]"
+        if (
+            len(inputs) != 1
+            or inputs[0][:2] != ("frame", "tensor(uint8)")
+            or len(inputs[0][2]) != 4
+            or inputs[0][2][3] != 3
+            or len(outputs) != 1
+            or outputs[0][:2] != ("saliency", "tensor(uint8)")
+            or len(outputs[0][2]) != 3
+            or any(isinstance(size, int) and size < 1 for size in inputs[0][2])
+        ):
+            raise InputError(
+                f"{self.path} has not the face of an sdi engine: {expected}; it has inputs {inputs} and outputs "
+                f"{outputs}. Export with sdi-export, without --raw"
+            )
+        batch, height, width, _ = inputs[0][2]
+        static = isinstance(height, int) and isinstance(width, int)
+        frame_hw = (height, width) if static else None
+        if self.manifest is not None and self.manifest.frame_hw != frame_hw:
+            raise InputError(f"{self.path} takes frames of {frame_hw}, its manifest says {self.manifest.frame_hw}")
+        return batch if isinstance(batch, int) else None, frame_hw
+
+
+def _providers(device: str, available: list[str]) -> list[str]:
+    if device == "cpu" or (device == "auto" and _CUDA not in available):
+        return [_CPU]
+    if device not in ("auto", "cuda"):
+        raise InputError(f"unknown device '{device}'; use auto, cpu or cuda")
+    if _CUDA not in available:
+        raise DeviceError(
+            f"this ONNX Runtime has no CUDA (it has {', '.join(available)}); "
+            "pip uninstall onnxruntime && pip install 'sdi[gpu]', or use --device cpu"
+        )
+    return [_CUDA, _CPU]
+
+
+def _cores() -> int:
+    """Cores that this process may use: a container may have fewer than the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

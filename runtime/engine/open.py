@@ -1,0 +1,70 @@
+"""Open an engine: what the file is, not its name, picks the backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdi.runtime.common.errors import InputError
+from sdi.runtime.engine.base import Engine
+from sdi.runtime.engine.manifest import read_manifest, verify_file
+from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader, verify_plan
+from sdi.runtime.engine.shipped import find_engine
+
+__all__ = ["open_engine"]
+
+
+def open_engine(path: Path | str, device: str = "auto", threads: int | None = None) -> Engine:
+    """Load an engine; what the file is, not its name, picks the backend.
+
+    The manifest beside it is checked first: a missing one is left to the caller to warn about
+    (`engine.manifest is None`), a contradicted one is an error.
+
+    Args:
+        path: a file, or the name of an engine that comes with sdi.
+        device: "auto" (a GPU where ONNX Runtime has one, else the CPU; for a plan a GPU), "cpu" or "cuda".
+        threads: CPU threads; None uses one per core.
+    Raises:
+        InputError: no such file, a folder, empty, truncated, damaged, not an engine, or one without our face.
+        DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
+    """
+    path = find_engine(path)
+    head = _head(path)
+    header = PlanHeader.of(head)
+    if header is not None:
+        manifest = read_manifest(path)
+        verify_plan(path, header, manifest)
+        from sdi.runtime.engine.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(path, manifest, header, device)
+    if head.startswith(b"PK\x03\x04"):
+        raise InputError(
+            f"{path} is a PyTorch file, not an engine; export it first: sdi-export --model NAME --checkpoint {path}"
+        )
+    if not head.startswith(b"\x08"):  # field 1, ir_version, opens every ONNX file
+        raise InputError(f"{path} is no engine: expected an ONNX file or a TensorRT plan; make one with sdi-export")
+    manifest = read_manifest(path)
+    if manifest is not None:
+        verify_file(path, manifest)
+    from sdi.runtime.engine.onnx_runtime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(path, manifest, device, threads)
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file, once it is clear that it is one."""
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; --engine takes a file, e.g. {path / 'minet-fp32.onnx'}")
+        size = path.stat().st_size
+        if size:  # a pipe or a device has none, and reading it might never end
+            with path.open("rb") as file:
+                head = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise InputError(
+            f"cannot read engine {path}: {error.strerror}; make one with sdi-export, or see sdi-run --list"
+        ) from error
+    if size == 0:
+        raise InputError(f"engine {path} is empty (0 bytes); copy it again or make it again with sdi-export")
+    if path.suffix == ".json":
+        raise InputError(f"{path} is a manifest; give the engine beside it: {path.with_suffix('')}")
+    return head

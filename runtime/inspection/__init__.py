@@ -1,0 +1,1 @@
+"""From a saliency map to defects, and from defects to alarms."""

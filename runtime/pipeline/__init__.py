@@ -1,0 +1,1 @@
+"""The loop: sources, engine, inspection and sinks, joined by short queues."""

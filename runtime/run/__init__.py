@@ -1,0 +1,1 @@
+"""`sdi-run`: the loop with everything around it that its options say."""

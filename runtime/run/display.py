@@ -1,0 +1,142 @@
+"""What `sdi-run` shows: the engine before a run, progress during it, the figures after it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING, Any
+
+from sdi.runtime.common.console import log, out, print_json, warn
+from sdi.runtime.common.errors import SdiError
+
+if TYPE_CHECKING:
+    from sdi.runtime.engine.base import Engine
+    from sdi.runtime.frame import Event, Result, Skipped
+    from sdi.runtime.pipeline.loop import Loop
+    from sdi.runtime.pipeline.summary import Summary
+
+__all__ = ["conclude", "introduce", "run_shown"]
+
+# Events that are told at once; those that may come with every frame are in the figures and the records.
+_TOLD = ("source_lost", "source_back", "source_changed", "source_frozen", "source_moving")
+_VERDICTS = ("alarm", "cleared", "defect")  # news while a line is watched; over a folder they are results
+_STAGES = (
+    ("grab_ms", "grab"),
+    ("wait_ms", "wait"),
+    ("engine_ms", "engine"),
+    ("inspect_ms", "inspect"),
+    ("age_ms", "capture to result"),
+    ("sink_ms", "sinks"),
+)
+_TROUBLES = (
+    ("drops", "dropped"),
+    ("stale", "too old"),
+    ("unwritten", "not written because the sinks were too slow"),
+    ("lost", "times lost"),
+    ("outage_s", "s without it"),
+    ("frozen", "times frozen"),
+)
+
+
+def introduce(engine: Engine, sources: int) -> None:
+    """Say what runs on what, and what is doubtful about it with so many sources."""
+    manifest = engine.manifest
+    size = "any size" if engine.frame_hw is None else f"{engine.frame_hw[0]}x{engine.frame_hw[1]}"
+    if manifest is None:
+        warn(
+            f"no manifest beside {engine.path}: it cannot be checked; copy its .json too, or export it again with "
+            "sdi-export"
+        )
+        log.print(f"{engine.path.name}, {size}, on {engine.device}")
+        return
+    log.print(f"{manifest.model} {manifest.precision}, {size}, on {engine.device}")
+    if engine.batch is not None and engine.batch > sources:
+        warn(f"this engine takes {engine.batch} frames a call, {sources} are used: export it with --batch {sources}")
+    if manifest.random_weights:
+        warn("this engine has random weights: it is for timing, its maps mean nothing")
+
+
+def run_shown(loop: Loop) -> bool:
+    """Run under a progress display; the sinks hear of its start and its end. Returns whether a signal ended the run."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from sdi.runtime.frame import Event, Skipped
+    from sdi.runtime.pipeline.watchdog import Watchdog
+    from sdi.runtime.run.outputs import announce_end, announce_start
+    from sdi.runtime.sinks.overlay import WindowSink
+
+    signals: list[int] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        signals.append(number)
+        loop.stop()
+        signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
+
+    watched = all(source.endless for source in loop.sources)
+    told = (*_TOLD, *_VERDICTS) if watched else _TOLD
+    windows = [sink for sink in loop.sinks if isinstance(sink, WindowSink)]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} fps  {task.fields[defects]} with defects  {task.fields[drops]} dropped"),
+        TimeRemainingColumn(),
+    )
+    lengths = [source.length for source in loop.sources]
+    total = sum(length or 0 for length in lengths) if None not in lengths else None
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, on_signal)
+    try:
+        with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
+            task = progress.add_task("run", total=total, rate=0.0, defects=0, drops=0)
+
+            def report(item: Result | Skipped | Event) -> None:
+                summary = loop.summary
+                if isinstance(item, Event):
+                    if item.kind in told:
+                        warn(item.text, f"{item.kind}:")
+                    return
+                if isinstance(item, Skipped):
+                    warn(item.reason, "skipped:")
+                rate = summary.frames / summary.seconds if summary.seconds else 0.0
+                progress.update(task, advance=1, rate=rate, defects=summary.with_defects, drops=summary.drops)
+                if any(window.closed for window in windows):
+                    loop.stop()
+
+            announce_start(loop)  # not before signals are heard: whoever waits for it may send one
+            with Watchdog(loop):
+                loop.run(report)
+        announce_end(loop, "interrupted" if signals else "end of the source")
+    except SdiError as error:
+        announce_end(loop, str(error))
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return bool(signals)
+
+
+def conclude(summary: Summary, places: list[str], json: bool, lines_on_stdout: bool) -> None:
+    """The figures of a run: JSON on stdout, or text on stderr with the outputs on stdout.
+
+    Args:
+        places: files and folders that were written.
+        lines_on_stdout: results went there already, so that nothing else may.
+    """
+    figures = summary.to_dict()
+    if json:
+        print_json({**figures, "outputs": places})
+        return
+    log.print(
+        f"{figures['frames']} frames in {figures['seconds']:.1f} s ({figures['fps']:.1f} fps), "
+        f"{figures['with_defects']} with defects, {figures['drops']} dropped, {figures['skipped']} skipped"
+    )
+    for source in figures["sources"]:
+        told = [f"{source[key]} {what}" for key, what in _TROUBLES if source[key]]
+        if told:
+            log.print(f"{source['name']}: {', '.join(told)}")
+    for key, what in _STAGES:
+        if figures[key]:
+            log.print(f"{what} ms: " + "  ".join(f"{name} {value:.1f}" for name, value in figures[key].items()))
+    for place in places:
+        (log if lines_on_stdout else out).print(place)
