@@ -66,24 +66,37 @@ def _joined(
     fitting = np.flatnonzero(errors <= errors.min() * _TOLERANCE)
     piece: np.ndarray = pieces[fitting[rng.integers(len(fitting))]]
     keep = np.zeros(there.shape, bool)
+    strips = []  # the overlaps, each from its outer edge inwards
     if above:
-        keep[:overlap] |= _before_cut(np.square(piece[:overlap] - there[:overlap]).T).T
+        strips.append(np.square(piece[:overlap] - there[:overlap]).T)
     if left:
-        keep[:, :overlap] |= _before_cut(np.square(piece[:, :overlap] - there[:, :overlap]))
+        strips.append(np.square(piece[:, :overlap] - there[:, :overlap]))
+    if strips:
+        before = list(_before_cut(np.stack(strips)))
+        if above:
+            keep[:overlap] |= before.pop(0).T
+        if left:
+            keep[:, :overlap] |= before.pop(0)
     return np.where(keep, there, piece)
 
 
 def _before_cut(error: np.ndarray) -> np.ndarray:
-    """(h, w) bool: what lies on the left of the path from top to bottom along which the sum of errors is least."""
-    height, width = error.shape
-    total = np.full((height, width + 2), np.inf, np.float32)
-    total[:, 1:-1] = error
+    """(n, h, w) bool: what lies left of each path from top to bottom along which the sum of errors is least.
+
+    Args:
+        error: (n, h, w) float32.
+    """
+    count, height, width = error.shape
+    total = np.full((count, height, width + 2), np.inf, np.float32)
+    total[:, :, 1:-1] = error
     for y in range(1, height):
-        before = total[y - 1]
-        total[y, 1:-1] += np.minimum(np.minimum(before[:-2], before[1:-1]), before[2:])
-    path = np.empty(height, np.int64)
-    path[-1] = int(total[-1].argmin())
+        before = total[:, y - 1]
+        total[:, y, 1:-1] += np.minimum(np.minimum(before[:, :-2], before[:, 1:-1]), before[:, 2:])
+    path = np.empty((count, height), np.int64)
+    path[:, -1] = total[:, -1].argmin(1)
+    near = np.arange(-1, 2)
+    each = np.arange(count)[:, None]
     for y in range(height - 2, -1, -1):
-        x = path[y + 1]
-        path[y] = x - 1 + int(total[y, x - 1 : x + 2].argmin())
-    return np.asarray(np.arange(1, width + 1)[None] < path[:, None])
+        around = path[:, y + 1, None] + near
+        path[:, y] = path[:, y + 1] - 1 + total[each, y, around].argmin(1)
+    return np.asarray(np.arange(1, width + 1) < path[:, :, None])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sdi.runtime.errors import InputError
+from sdi.runtime.common.errors import InputError
 from sdi.train.data import Sample
 from sdi.train.wide.quilting import Quilt, quilt
 from sdi.train.wide.surface import Cutout, Surface, surface_of
@@ -17,10 +17,11 @@ from sdi.train.wide.surface import Cutout, Surface, surface_of
 __all__ = ["StripMaker", "StripPlan"]
 
 _QUILT = Quilt()
-_TEXTURES = 8  # pictures that the background is made of
+_TEXTURES = 12  # pictures that the background is made of
 _PATCHES = 2000  # places in them to choose a patch from, at the least
 _LOUDER = 1.15  # the most that a texture is made coarser to be like the others: its faults grow too
 _DONORS = 40  # pictures like the surface, whose defects it gets
+_CUT = 0.4  # share of the groups cut by a border that are taken
 _GAP = 10  # pixels between the margins of two groups of defects
 _TRIES = 40  # places that are tried for a group
 _GRID = 200  # pixels: some defects lie across its lines
@@ -104,8 +105,11 @@ def _add_defects(
     """Blend defects in, both arrays in place; none overlaps another."""
     if not cutouts:
         return
+    # None twice, and of those that a picture's border cuts, which can lie at the frame's edge alone, not too many.
+    order = rng.permutation(len(cutouts))
+    order = [n for n in order if not any(cutouts[n].cut) or rng.random() < _CUT]
     taken = np.zeros(mask.shape, np.uint8)
-    for n in rng.permutation(len(cutouts))[:groups]:  # none twice
+    for n in order[:groups]:
         cutout = cutouts[n]
         for _ in range(_TRIES):
             place = _place(cutout, mask.shape, rng)

@@ -21,6 +21,7 @@ _COARSE = 4  # times smaller the picture is in which light is sought
 _SKIRT = 9  # pixels around a mask that may still belong to the defect
 _CORE, _FEATHER = 3, 7  # pixels around a mask that go with it whole, and fading out
 _FAULT = 3.0  # standard deviations of the smoothed texture, from which a fault is taken to be one that nobody drew
+_BURNT = 0.1  # share of white pixels from which a place shows no texture any more
 _SEEN = 0.3  # share of a mask that has to differ from the texture by two standard deviations
 _LEAST_STEEL = 0.1  # share of a picture that has to be free of defects
 
@@ -88,7 +89,8 @@ def surface_of(sample: Sample) -> Surface | None:
     smooth = cv2.GaussianBlur(reflectance, (0, 0), 2.0)
     deviation = 1.4826 * float(np.median(np.abs(smooth[steel] - 1))) + 1e-3
     odd = np.abs(smooth - 1) > _FAULT * deviation
-    free = steel & (_grown(np.where(odd, np.uint8(255), np.uint8(0)), 3) == 0)
+    burnt = cv2.GaussianBlur((gray >= 254).astype(np.float32), (0, 0), 4.0) > _BURNT
+    free = steel & ~burnt & (_grown(np.where(odd, np.uint8(255), np.uint8(0)), 3) == 0)
     texture = reflectance - cv2.GaussianBlur(reflectance, (0, 0), 1.5)
     across, along = (np.abs(np.diff(smooth, axis=axis))[steel[: gray.shape[0] - (1 - axis), : gray.shape[1] - axis]]
                      for axis in (1, 0))
