@@ -33,15 +33,15 @@ _LOOP_COLUMNS = [
 def bench_command(
     engine: Annotated[list[Path], typer.Option("--engine", "-e", help="An ONNX file or a plan; repeat to compare.")],
     source: Annotated[
-        str | None, typer.Option(help="What the loop reads, as sdi-run takes it. Default: synthetic strip.")
+        str | None, typer.Option(help="Source for the loop, as for sdi-run. Default: synthetic strip.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4; where the engine leaves it open.")] = "1",
+    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4, for engines of any batch.")] = "1",
     frame: Annotated[
-        str | None, typer.Option(help="Frames of HxW, e.g. 200x200,480x640; where the engine leaves the size open.")
+        str | None, typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size.")
     ] = None,
     size: Annotated[str | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement that are not kept.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement; they are not counted.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
@@ -49,14 +49,14 @@ def bench_command(
 ) -> None:
     """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
 
-    Several engines take turns within each measurement, so that a busy spell of the machine meets all; `ratio` is
-    the first engine's median over this one's: above 1 is faster. The loop takes turns with the engine alone, and
-    `of_alone` is its rate over that one's. `age` is from a frame's capture to its verdict; frames of files wait in a
-    queue first.
+    Several engines take turns within each measurement, so a busy spell of the machine slows all of them. `ratio` is the
+    median of the first engine divided by the median of this one: above 1 is faster. The loop takes turns with the
+    engine alone; `of_alone` is the rate in the loop divided by the rate alone. `age` is the time from the capture of a
+    frame to its verdict; frames of files wait in a queue first.
 
-    On a GPU there are also a plan's time on the device itself, by CUDA events (upload, network and download), the GPU's
-    clock, and what held it down: each is looked at under load, before and after a measurement. A row that is marked
-    `throttled` says less about the engine than about cooling and power.
+    On a GPU, the time of a plan on the device is measured too, by CUDA events (upload, network and download). The clock
+    of the GPU, and what slows it, are read under load before and after each measurement. A row with `throttled` shows
+    the limits of cooling and power rather than those of the engine.
 
     Exit codes: 0 measured, 2 wrong use or a bad engine, 3 a device failed.
 
@@ -160,7 +160,7 @@ def _measure(request: _Request) -> dict[str, Any]:
 def _measure_alone(
     engines: list[Engine], size_hw: tuple[int, int], count: int, seconds: float, warmup: int
 ) -> list[dict[str, Any]]:
-    """A row an engine; on a GPU with its own time, and its state before and after."""
+    """One row for each engine; on a GPU with the time on the device, and the GPU's state before and after."""
     import numpy as np
 
     from sdi.runtime.bench.measure import device_metrics, latency_metrics, strip_frames, time_calls
@@ -185,7 +185,7 @@ def _measure_alone(
 
 
 def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list[GpuState | None]:
-    """The GPU under each engine's load; None for one that has no GPU, or where nothing tells of it."""
+    """The GPU under each engine's load; None without a GPU, or where its state cannot be read."""
     from sdi.runtime.bench.measure import state_under_load
 
     return [state_under_load(call) if opened.on_gpu else None for opened, call in zip(engines, calls, strict=True)]
@@ -194,15 +194,15 @@ def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list
 def _gpu_facts(
     engines: list[Engine], before: list[GpuState | None], after: list[GpuState | None]
 ) -> list[dict[str, Any]]:
-    """For each engine on a GPU both looks, and what throttled it (None: nobody knows); else nothing."""
+    """For each engine on a GPU its state before and after, and what throttled it (None: unknown); else nothing."""
     from sdi.runtime.doctor.gpu_state import throttling
 
     facts: list[dict[str, Any]] = []
     for opened, *looks in zip(engines, before, after, strict=True):
         states = [look.to_dict() if look else None for look in looks]
         known = any(look is not None for look in looks)
-        told = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
-        facts.append(told if opened.on_gpu else {})
+        row = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
+        facts.append(row if opened.on_gpu else {})
     return facts
 
 
@@ -211,8 +211,8 @@ def _show(report: dict[str, Any], markdown: bool) -> None:
     out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
     out.print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
     load = machine["load_1min"]
-    if load is not None and load > 0.5:  # others' work stands in every figure
-        out.print(f"Other work was running at the start (load {load:.1f}): ratios tell more than times.")
+    if load is not None and load > 0.5:  # other work slows every measurement
+        out.print(f"Other work was running at the start (load {load:.1f}): trust ratios more than times.")
     engines = [_engine_cells(row) for row in report["engines"]]
     columns = ["engine", "batch", "size", *_COLUMNS]
     in_loop = _LOOP_COLUMNS
