@@ -46,7 +46,7 @@ def measure_ranges(
         frames: as the model wants them, each a call; gone through twice but for `minmax`.
         tensors: which; None takes every float tensor.
     Raises:
-        InputError: no frame, or a tensor with a value that is not finite.
+        InputError: no frame, or a tensor with values that are not finite.
     """
     limits = _maximum_values(model, frames, tensors)
     if wrong := [name for name, limit in limits.items() if not np.isfinite(limit)]:
