@@ -12,6 +12,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,6 +105,9 @@ def eval_command(
     json: Annotated[
         bool, typer.Option("--json", help="Print scores and curves as JSON.", rich_help_panel=_OUT)
     ] = False,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)

@@ -16,7 +16,10 @@ from sdi.runtime.common.console import warn
 from sdi.runtime.common.errors import DeviceError, InputError, some_of
 from sdi.runtime.common.images import list_images, read_gray, read_image, resize_image
 from sdi.runtime.engine.base import Engine
-from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.batching import Batcher
+from sdi.runtime.engine.open import open_tiled
+from sdi.runtime.engine.tiled import run_in_windows
+from sdi.runtime.engine.tiling import Grids, Tiling, TrainedScale
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,6 +30,7 @@ __all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMa
 
 
 Item = TypeVar("Item")
+_WHOLE_OR_AUTO = Tiling()
 
 
 class MapSource(abc.ABC):
@@ -142,22 +146,29 @@ class NetworkMaps(MapSource):
 
 
 class EngineMaps(NetworkMaps):
-    """What an engine answers, at its own input size; needs no torch.
+    """What an engine answers, at its own input size or in windows, as `sdi-run` does; needs no torch.
 
     Its golden pictures are checked first.
 
     Args:
         batch: pictures a call where the engine leaves that open.
         flips: see `NetworkMaps`.
+        tiling: how pictures that are larger than those it was trained on are run.
 
     Raises:
         InputError, DeviceError: see `open_engine` and `Engine.self_test`.
     """
 
     def __init__(
-        self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8, flips: bool = False
+        self,
+        path: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        batch: int = 8,
+        flips: bool = False,
+        tiling: Tiling = _WHOLE_OR_AUTO,
     ) -> None:
-        self._engine: Engine = open_engine(path, device, threads)
+        self._engine: Engine = open_tiled(path, device, threads, tiling)
         try:
             self._engine.self_test()
         except BaseException:
@@ -171,30 +182,22 @@ class EngineMaps(NetworkMaps):
             self.label = f"{manifest.model} {manifest.precision}"
             if manifest.random_weights:
                 warn("this engine has random weights: its scores mean nothing")
-        # Pictures of different sizes share a batch only once they are resized to the engine's.
-        self.batch, self.flips = self._engine.batch or (batch if self._engine.frame_hw else 1), flips
+        self._batcher = Batcher(self._engine, self._engine.batch or batch)
+        self.batch, self.flips = self._batcher.largest, flips
 
     def predict(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        frames = [resize_image(image, self._engine.frame_hw or _size_hw(image)) for image in images]
-        if self._engine.batch:
-            frames += frames[-1:] * (self._engine.batch - len(frames))  # the last batch is filled up with copies
-        answers = self._engine.execute(np.stack(frames))
-        if answers.shape != (len(frames), *frames[0].shape[:2]):
-            raise DeviceError(
-                f"{self._engine.path.name} answered {answers.shape} to {len(frames)} frames of "
-                f"{frames[0].shape}; export it again"
-            )
-        yield from (resize_image(answer, _size_hw(image)) for answer, image in zip(answers, images, strict=False))
+        yield from self._batcher(images)
 
     def close(self) -> None:
         self._engine.close()
 
 
 class CheckpointMaps(NetworkMaps):
-    """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at.
+    """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at or in windows.
 
     Args:
         flips: see `NetworkMaps`.
+        tiling: as with `EngineMaps`.
 
     Raises:
         InputError: see `load_checkpoint` and `load_network`; or an unknown device.
@@ -202,7 +205,13 @@ class CheckpointMaps(NetworkMaps):
     """
 
     def __init__(
-        self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8, flips: bool = False
+        self,
+        path: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        batch: int = 8,
+        flips: bool = False,
+        tiling: Tiling = _WHOLE_OR_AUTO,
     ) -> None:
         import torch
 
@@ -218,6 +227,7 @@ class CheckpointMaps(NetworkMaps):
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(path)
         self._face: Face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw).to(where)
+        self._grids = Grids(tiling, TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw))
         self.batch, self.flips = batch, flips
         self.label = checkpoint.model
         self.detail = f"checkpoint {path} in PyTorch {torch.__version__} on {where}"
@@ -227,8 +237,14 @@ class CheckpointMaps(NetworkMaps):
 
         from sdi.train.scores import predict_images
 
+        def answers(some: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
+            return predict_images(self._face, some, self.batch)
+
+        grids = [self._grids.of(_size_hw(image)) for image in images]
         try:
-            yield from predict_images(self._face, images, self.batch)
+            whole = iter(answers([image for image, grid in zip(images, grids, strict=True) if grid is None]))
+            for image, grid in zip(images, grids, strict=True):
+                yield next(whole) if grid is None else run_in_windows(image, grid, answers, self.batch)
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"{self.label} needs more GPU memory than is free; use a smaller --batch") from error
 
