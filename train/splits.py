@@ -8,11 +8,11 @@ from pathlib import Path
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.data import Pair, Sample, find_pairs, hold_out, splits_at
 
-__all__ = ["Place", "Splits", "choose_splits", "refuse_leaks"]
+__all__ = ["DataLocation", "Splits", "choose_splits", "refuse_leaks"]
 
 
 @dataclass(frozen=True)
-class Place:
+class DataLocation:
     """Where pictures and masks lie: a folder in a known layout, or two folders matched by stem."""
 
     data: Path | None = None
@@ -31,23 +31,23 @@ class Place:
         return {**paths, **({"layout": self.layout} if self.layout else {})}
 
     @staticmethod
-    def from_dict(value: dict[str, str]) -> Place:
+    def from_dict(value: dict[str, str]) -> DataLocation:
         """The inverse of `to_dict`."""
         paths = {name: Path(path) for name, path in value.items() if name != "layout"}
-        return Place(**paths, layout=value.get("layout"))
+        return DataLocation(**paths, layout=value.get("layout"))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint pairs of a place."""
+    """Disjoint pairs of one location."""
 
     train: list[Pair]
     validation: list[Pair]  # chooses best.pt; empty where nothing does
-    test: list[Pair]  # never looked at in training; empty where the place has no test split, or it validates
+    test: list[Pair]  # never looked at in training; empty where there is no test split, or it validates
 
 
-def choose_splits(place: Place, validation: str, seed: int) -> Splits:
-    """Divide what lies at a place.
+def choose_splits(location: DataLocation, validation: str, seed: int) -> Splits:
+    """Divide the pictures of a location into training, validation and test.
 
     Args:
         validation: a share of the training pictures such as "0.1", "none", or "test" for the test split.
@@ -55,16 +55,16 @@ def choose_splits(place: Place, validation: str, seed: int) -> Splits:
     Raises:
         InputError: pictures, masks or split files are missing or do not fit; see `find_pairs`.
     """
-    folder = place.data
-    found = splits_at(folder, place.layout) if folder is not None else []
+    folder = location.data
+    found = splits_at(folder, location.layout) if folder is not None else []
     if found == ["test"]:
         raise InputError(
             f"{folder} has a test split but no train split (train.txt or train-images); without one it would be "
             "trained on its test pictures"
         )
     split = "train" if found else None
-    pairs = find_pairs(folder, split, images=place.images, masks=place.masks, layout=place.layout)
-    test = find_pairs(folder, "test", layout=place.layout) if "test" in found else []
+    pairs = find_pairs(folder, split, images=location.images, masks=location.masks, layout=location.layout)
+    test = find_pairs(folder, "test", layout=location.layout) if "test" in found else []
     tested = {pair.image for pair in test}
     leaked = sorted(pair.name for pair in pairs if pair.image in tested)
     if leaked:

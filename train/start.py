@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -24,6 +24,9 @@ from sdi.train.qat import Int8Places, measure_places, qat_recipe, train_for_int8
 from sdi.train.recipe import Recipe
 from sdi.train.scores import score_face
 from sdi.train.teacher import Teachers
+
+if TYPE_CHECKING:
+    from sdi.train.plan import TrainingPlan
 
 __all__ = ["make_int8", "network_to_train", "recipe_for_int8", "recipe_of_model", "starting_point", "teachers_of"]
 
@@ -90,7 +93,7 @@ def network_to_train(
         return _fresh_network(model, seed, pretrained)
 
 
-def teachers_of(named: Sequence[str] | None, before: Checkpoint | None) -> Teachers | None:
+def teachers_of(named: Sequence[str], before: Checkpoint | None) -> Teachers | None:
     """Those that are named or, where a run is resumed, those that it began with; None where there are none.
 
     Raises:
@@ -104,20 +107,21 @@ def teachers_of(named: Sequence[str] | None, before: Checkpoint | None) -> Teach
 
 def make_int8(
     network: SaliencyNetwork,
-    before: Checkpoint | None,
+    plan: TrainingPlan,
     samples: list[Sample],
     validation: list[Sample],
-    face: Face,
-    keep: Sequence[str],
+    device: torch.device,
 ) -> Int8Places:
-    """Let the network compute as in INT8, with the ranges that `before` has, or with those of training pictures."""
+    """Let the network compute as in INT8, with the ranges of the resumed run, or with those of training pictures."""
+    assert plan.start is not None
+    face = Face(network, plan.start.preprocessing, plan.recipe.input_hw).to(device)
     network.eval()
     absorb_batch_norm(network)
-    if before is not None:
-        places = Int8Places.from_dict(before.training["qat"])
+    if plan.resumed:
+        places = Int8Places.from_dict(plan.start.training["qat"])
     else:
         with log.status("measuring ranges on training pictures"):
-            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), keep)
+            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), plan.keep)
         if validation:
             with log.status("scoring in float32"):
                 s = score_face(face, validation)["S"]

@@ -34,10 +34,10 @@ from sdi.train.qat import Int8Places
 from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
 from sdi.train.scores import score_face
-from sdi.train.splits import Place
+from sdi.train.splits import DataLocation
 from sdi.train.teacher import Teachers
 
-__all__ = ["Progress", "Trainer"]
+__all__ = ["Progress", "Setup", "Trainer"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,31 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)  # after an evaluation
 
 
+@dataclass(frozen=True)
+class Setup:
+    """Where a training computes, and what its checkpoints record besides recipe and weights.
+
+    Attributes:
+        fabric: launched; None: one device of the recipe's precision.
+        compiled: run the training step through torch.compile.
+        data: where the pictures lie.
+        int8: where the network quantises, after `train_for_int8`.
+        preprocessing: None: the model's own.
+        teachers: their maps count `recipe.distil` of the truth.
+    """
+
+    fabric: Fabric | None = None
+    compiled: bool = False
+    data: DataLocation = field(default_factory=DataLocation)
+    int8: Int8Places | None = None
+    preprocessing: Preprocessing | None = None
+    teachers: Teachers | None = None
+
+
 class Trainer:
     """Trains one network on samples held in memory.
 
-    Everything random follows from the seed and the place in training, what dropout draws included, so resuming needs
-    no state of it. With several processes each computes its share of every batch, and their mean gradient is what one
+    Everything random, dropout included, follows from the seed and the step, so resuming needs no state of it. With several processes each computes its share of every batch, and their mean gradient is what one
     process would have computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over
     all shares; on a CPU, for which PyTorch has no such layer, each share is normalised by itself, and the running
     statistics are the shares' mean. The first process alone writes files.
@@ -66,12 +86,6 @@ class Trainer:
         validation: scored every `recipe.evaluate_every` epochs to choose `best.pt`; where empty, `best.pt` is the
             latest epoch.
         run: an existing folder that gets `last.pt`, `best.pt` and `log.csv`.
-        fabric: launched; by default one device of the recipe's precision.
-        compiled: run the training step through torch.compile.
-        place: where the pictures lie, for checkpoints to say.
-        int8: where `network` quantises, after `train_for_int8`, for checkpoints to say.
-        preprocessing: None: the model's own.
-        teachers: whose maps stand beside the truth, `recipe.distil` of them.
     """
 
     def __init__(
@@ -82,24 +96,16 @@ class Trainer:
         samples: list[Sample],
         validation: list[Sample],
         run: Path,
-        *,
-        fabric: Fabric | None = None,
-        compiled: bool = False,
-        place: Place | None = None,
-        int8: Int8Places | None = None,
-        preprocessing: Preprocessing | None = None,
-        teachers: Teachers | None = None,
+        setup: Setup | None = None,
     ) -> None:
         self.spec = model_spec(model)
         self.recipe = recipe
         self.samples = samples
         self.validation = validation
         self.run = run
-        self.place = place or Place()
-        self.int8 = int8
-        self.preprocessing = preprocessing or self.spec.preprocessing
-        self.teachers = teachers
-        self.fabric = fabric or open_fabric(precision=recipe.precision)
+        self.setup = setup or Setup()
+        self.preprocessing = self.setup.preprocessing or self.spec.preprocessing
+        self.fabric = self.setup.fabric or open_fabric(precision=recipe.precision)
         self.batches = Batches(samples, recipe, rank=self.fabric.global_rank, processes=self.fabric.world_size)
         self.steps_per_epoch = self.batches.per_epoch
         self.steps = self.batches.steps
@@ -116,13 +122,13 @@ class Trainer:
         self.network = network.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
         self._statistics = RunningStatistics(network, recipe.accumulate)
         optimiser, self._rate_factors = build_optimiser(network, recipe)
-        trained: Any = torch.compile(network) if compiled else network
+        trained: Any = torch.compile(network) if self.setup.compiled else network
         self.model, self.optimiser = self.fabric.setup(trained, optimiser)
         self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
         # The training-time face shares the network's weights; it scores what would be exported.
         self.face = Face(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
-        if teachers is not None:
-            teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
+        if self.setup.teachers is not None:
+            self.setup.teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
 
     @property
     def product(self) -> SaliencyNetwork:
@@ -210,13 +216,13 @@ class Trainer:
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
             return torch.tensor(math.nan, device=self.fabric.device)
-        if self.teachers is not None:
-            masks = masks.lerp(self.teachers(frames), self.recipe.distil)
+        if self.setup.teachers is not None:
+            masks = masks.lerp(self.setup.teachers(frames), self.recipe.distil)
         loss = self.spec.loss(maps, masks)
         return loss + self.recipe.iou * saliency_iou_loss(maps, masks) if self.recipe.iou else loss
 
     def _refuse(self, share: Share, value: float) -> None:
-        """Save what gave a loss that is no number, and raise."""
+        """Save the batch whose loss is not finite, and raise."""
         batch: dict[str, Any] = {"frames": share.frames, "masks": share.masks}
         if self.fabric.world_size > 1:
             gathered: Any = self.fabric.all_gather(batch)  # an axis of processes in front
@@ -297,7 +303,7 @@ class Trainer:
     def _save(self, name: str, *, resumable: bool = False, metrics: dict[str, float] | None = None) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             raise GateError(
-                f"the weights are no numbers any more at step {self.step}: {name} was not written; start again with a "
+                f"weights are not finite at step {self.step}: {name} was not written; start again with a "
                 f"lower learning rate (--lr {self.recipe.learning_rate / 4:g})"
             )
         self._average_statistics()
@@ -306,10 +312,10 @@ class Trainer:
             "epoch": self.step / self.steps_per_epoch,
             "pictures": len(self.samples),
         }
-        if self.int8 is not None:
-            training["qat"] = self.int8.to_dict()
-        if self.teachers is not None:
-            training["teachers"] = list(self.teachers.files.values())  # SHA-256
+        if self.setup.int8 is not None:
+            training["qat"] = self.setup.int8.to_dict()
+        if self.setup.teachers is not None:
+            training["teachers"] = list(self.setup.teachers.files.values())  # SHA-256
         if resumable:
             self._saved_step = self.step
             training["state"] = {
@@ -319,10 +325,10 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "pictures": self._pictures,
-                "data": self.place.to_dict(),  # of this machine, so in last.pt alone
+                "data": self.setup.data.to_dict(),  # of this machine, so in last.pt alone
             }
-            if self.teachers is not None:
-                training["state"]["teachers"] = self.teachers.files
+            if self.setup.teachers is not None:
+                training["state"]["teachers"] = self.setup.teachers.files
             if self.averaged is not None:
                 training["state"]["network"] = self.network.state_dict()
         if self.fabric.is_global_zero:

@@ -18,7 +18,7 @@ from sdi.train.data import (
     read_truth,
     splits_at,
 )
-from sdi.train.splits import Place, choose_splits
+from sdi.train.splits import DataLocation, choose_splits
 
 
 def save(path: Path, image: np.ndarray) -> Path:
@@ -306,7 +306,7 @@ def test_finds_the_splits_of_orssd_and_eorssd(orssd_tree) -> None:
 def test_orssds_splits_may_number_their_pictures_alike(orssd_tree) -> None:
     """They lie in two folders: equal names are other pictures, which one list of all cannot tell apart."""
     folder = orssd_tree(["0001", "0002"], ["0001"])
-    splits = choose_splits(Place(data=folder), "none", 0)
+    splits = choose_splits(DataLocation(data=folder), "none", 0)
     assert (len(splits.train), len(splits.test)) == (2, 1)
     assert error_of(find_pairs, folder) == f"1 names are both in train and in test of {folder}; choose one: 0001"
 
@@ -325,7 +325,7 @@ def test_orssds_pictures_and_masks_must_match(orssd_tree) -> None:
 def test_test_pictures_of_orssd_are_never_trained_on(orssd_tree) -> None:
     folder = orssd_tree(["0001"], ["0003"])
     shutil.rmtree(folder / "train-images")
-    assert "has a test split but no train split" in error_of(choose_splits, Place(data=folder), "none", 0)
+    assert "has a test split but no train split" in error_of(choose_splits, DataLocation(data=folder), "none", 0)
 
 
 def test_a_folder_that_fits_two_layouts_is_not_guessed_at(steel_tree, orssd_tree) -> None:
@@ -350,6 +350,6 @@ def test_a_layout_that_is_not_there_is_refused(steel_tree, folders: tuple[Path, 
     assert text == "layout orssd is that of a data folder; give one with --data DIR"
 
 
-def test_a_place_is_remembered_with_its_layout(tmp_path: Path) -> None:
-    for place in (Place(data=tmp_path, layout="orssd"), Place(images=tmp_path, masks=tmp_path)):
-        assert Place.from_dict(place.to_dict()) == place
+def test_a_location_is_remembered_with_its_layout(tmp_path: Path) -> None:
+    for location in (DataLocation(data=tmp_path, layout="orssd"), DataLocation(images=tmp_path, masks=tmp_path)):
+        assert DataLocation.from_dict(location.to_dict()) == location

@@ -19,7 +19,7 @@ from sdi.train.devices import open_fabric
 from sdi.train.models import build_model
 from sdi.train.models.blocks import SaliencyNetwork, conv, conv_bn_relu, probability
 from sdi.train.recipe import Recipe
-from sdi.train.trainer import Progress, Trainer
+from sdi.train.trainer import Progress, Setup, Trainer
 
 # 4 steps an epoch of 8 pictures
 RECIPE = Recipe(learning_rate=4e-3, input_hw=(32, 32), epochs=2, batch_size=2, evaluate_every=1)
@@ -36,7 +36,7 @@ def trainer_in(
     torch.manual_seed(recipe.seed)
     fabric = open_fabric("cpu", precision=recipe.precision)
     network = build_model("minet")
-    return Trainer("minet", network, recipe, samples, validation or [], run, fabric=fabric, compiled=compiled)
+    return Trainer("minet", network, recipe, samples, validation or [], run, Setup(fabric, compiled))
 
 
 def assert_same(one: object, other: object, where: str = "") -> None:
@@ -343,9 +343,8 @@ def test_a_compiled_step_learns_the_same_and_keeps_plain_names(tmp_path: Path, s
     for name, compiled in (("plain", False), ("compiled", True)):
         (tmp_path / name).mkdir()
         network, fabric = copy.deepcopy(start), open_fabric("cpu")
-        trainer = Trainer(
-            "minet", network, recipe, samples[:4], samples[4:], tmp_path / name, fabric=fabric, compiled=compiled
-        )
+        setup = Setup(fabric, compiled)
+        trainer = Trainer("minet", network, recipe, samples[:4], samples[4:], tmp_path / name, setup)
         assert trainer.fit()
         weights[name] = load_checkpoint(tmp_path / name / "best.pt").weights
     assert weights["plain"].keys() == weights["compiled"].keys() == start.state_dict().keys()
