@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sdi.train.data import Pair
     from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
-    from sdi.train.evaluation.maps import MapSource
+    from sdi.train.evaluation.maps import MapSource, NetworkOptions
 
 __all__ = ["main"]
 
@@ -161,8 +161,9 @@ def eval_command(
     from sdi.runtime.common.files import write_text
     from sdi.runtime.common.images import list_images
     from sdi.runtime.common.output_folder import claim_folder
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
     from sdi.train.data import find_pairs
-    from sdi.train.evaluation.maps import compared_maps
+    from sdi.train.evaluation.maps import NetworkOptions, compared_maps
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
 
     if images is not None or masks is not None:  # SDI_DATA may be set as well
@@ -173,8 +174,9 @@ def eval_command(
     others = compared_maps(compare or [])
     for other in others:
         other.check([pair.image for pair in pairs])
+    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel))
     with ExitStack() as stack:
-        source = stack.enter_context(_open_source(checkpoint, engine, maps, device, threads, batch, flips))
+        source = stack.enter_context(_open_source(checkpoint, engine, maps, options))
         source.check([*(pair.image for pair in pairs), *clean_pictures])
         if report is not None:
             from sdi.train.evaluation.report import write_report  # what is not installed shows before the work
@@ -201,22 +203,14 @@ def eval_command(
         log.print(f"wrote {path}")
 
 
-def _open_source(
-    checkpoint: Path | None,
-    engine: Path | None,
-    maps: Path | None,
-    device: str,
-    threads: int | None,
-    batch: int,
-    flips: bool,
-) -> MapSource:
+def _open_source(checkpoint: Path | None, engine: Path | None, maps: Path | None, options: NetworkOptions) -> MapSource:
     from sdi.train.evaluation.maps import CheckpointMaps, EngineMaps, FolderMaps
 
     if checkpoint is not None:
         with log.status("loading PyTorch"):
-            return CheckpointMaps(checkpoint, device, threads, batch, flips)
+            return CheckpointMaps(checkpoint, options)
     if engine is not None:
-        return EngineMaps(engine, device, threads, batch, flips)
+        return EngineMaps(engine, options)
     if maps is not None:
         return FolderMaps(maps)
     raise InputError(_ONE_OF)

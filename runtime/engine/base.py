@@ -9,15 +9,18 @@ How one is used:
 from __future__ import annotations
 
 import abc
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import check_frame, resize_image
 from sdi.runtime.engine.golden import GoldenCheck, golden_check
+from sdi.runtime.engine.guard import Guard
 from sdi.runtime.engine.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -26,11 +29,20 @@ if TYPE_CHECKING:
     from sdi.runtime.engine.tiled import Tiler
     from sdi.runtime.engine.windows import WindowGrid
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Token"]
+
+
+@dataclass(frozen=True, eq=False)
+class Token:
+    """A call that `Engine.submit` began and `Engine.collect` ends."""
+
+    work: Any  # the engine's own
 
 
 class Engine(abc.ABC):
-    """A loaded network with the uint8 face. A context manager; not thread-safe, use one a thread.
+    """A loaded network with the uint8 face. A context manager.
+
+    One thread at a time is let in; another waits for it, but not for ever. Two threads want an engine each.
 
     Attributes:
         path: the file it came from.
@@ -41,6 +53,7 @@ class Engine(abc.ABC):
         on_gpu: whether a GPU does.
         tiler: cuts frames into windows where they show more steel than the network was trained to see at once; None
             runs every frame whole.
+        slots: calls that may be under way at once, between `submit` and `collect`.
     """
 
     path: Path
@@ -50,14 +63,43 @@ class Engine(abc.ABC):
     device: str
     on_gpu: bool = False
     tiler: Tiler | None = None
+    slots: int = 1
+
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        engine = super().__new__(cls)
+        engine._guard = Guard()  # here, so that no subclass can forget it
+        return engine
 
     @abc.abstractmethod
     def execute(self, frames: np.ndarray) -> np.ndarray:
-        """Run (N, H, W, 3) uint8 BGR of exactly the engine's size; answer (N, H, W) uint8.
+        """Run (N, H, W, 3) uint8 BGR of exactly the engine's size; answer (N, H, W) uint8, a new array.
 
         Raises:
-            DeviceError: the execution failed. An earlier answer is never handed out again.
+            InputError: the frames have another type or shape.
+            DeviceError: the execution failed, or the engine is closed, or another thread does not leave it. An
+                earlier answer is never handed out again.
         """
+
+    def submit(self, frames: np.ndarray) -> Token:
+        """Begin `execute(frames)`: where `slots` is over 1, the device works on while the next call is made ready.
+
+        The frames are read before this returns. A token that is dropped gives its slot back.
+
+        Raises:
+            InputError: as `execute`; or all slots are under way, so collect one first.
+            DeviceError: as `execute`.
+        """
+        return Token(self.execute(frames))
+
+    def collect(self, token: Token) -> np.ndarray:
+        """End a call: wait for its maps, (N, H, W) uint8, a new array. Once for each token, in any order.
+
+        Raises:
+            InputError: the token is another engine's, or was collected before.
+            DeviceError: as `execute`.
+        """
+        answer: np.ndarray = token.work
+        return answer
 
     def device_ms(self, frames: np.ndarray) -> float | None:
         """What the device itself takes for `execute(frames)`: upload, network, download; None where it cannot tell.
@@ -68,7 +110,18 @@ class Engine(abc.ABC):
         return None
 
     def close(self) -> None:
-        """Free what the device holds."""
+        """Free what the device holds. Work under way is waited for; a second call does nothing.
+
+        Raises:
+            DeviceError: something could not be freed, the first that could not; or another thread does not leave the
+                engine, and nothing was freed.
+        """
+        with self._guard.closing(self.path.name) as first:
+            if first:
+                self._release()
+
+    def _release(self) -> None:
+        """What `close` frees, called once, with no other thread inside."""
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         """Saliency of one frame, at the frame's own size: whole, or in windows (see `open_engine`).
@@ -146,4 +199,8 @@ class Engine(abc.ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            with suppress(DeviceError):  # the first error is the one to tell
+                self.close()

@@ -56,11 +56,15 @@ class OnnxRuntimeEngine(Engine):
         self.batch, self.frame_hw = self._face()
 
     def execute(self, frames: np.ndarray) -> np.ndarray:
-        try:
-            (saliency,) = self._session.run(["saliency"], {"frame": frames})
-        except Exception as error:
-            raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {first_line(error)}") from error
-        return saliency
+        with self._guard.inside(self.path.name):
+            try:
+                saliency: np.ndarray = self._session.run(["saliency"], {"frame": frames})[0]
+            except Exception as error:
+                raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {first_line(error)}") from error
+            return saliency
+
+    def _release(self) -> None:
+        del self._session  # and with it the memory of its arena
 
     def _face(self) -> tuple[int | None, tuple[int, int] | None]:
         """Batch and frame size, after making sure that this is our face."""

@@ -26,8 +26,8 @@ class TrainedScale:
     """How large steel was in the pictures that a network was trained on, and how large an engine shows it.
 
     Args:
-        native_hw: steel that the network sees at the scale it was trained at when it fills the engine's frame, pixels of
-            the training pictures; None: unknown.
+        native_hw: the window that, resized to the engine's frame, shows steel at the scale of training; in pixels of
+            the training pictures. None: unknown.
         mm_per_pixel: of the training pictures; None: unknown.
         frame_hw: what a frame or window is resized to; None: unknown.
         whole_frames: the engine was exported for whole frames of a camera: windows would be blown up to their size.
@@ -127,8 +127,8 @@ class Tiling:
         )
         if native is None:
             return (
-                f"{what} its size, and small defects get lost; the engine does not tell how large its training pictures "
-                "were: give --tile N, their side in pixels"
+                f"{what} its size, and small defects get lost; the engine does not tell how large its training "
+                "pictures were: give --tile N, their side in pixels"
             )
         if scale.whole_frames:
             mend = f"export an engine with windows inside: sdi-export --frame {by(frame_hw)} --tile {native[0]}"
@@ -143,9 +143,9 @@ class Tiling:
         if isinstance(self.tile, tuple):
             why = "as --tile says"
         elif scale.mm_per_pixel is None:
-            why = "taking the frame's pixels to be as large as those of the training pictures, whose scale is not known"
+            why = "taking the frame's pixels to be as large as the training pictures', whose scale is not known"
         elif self.mm_per_pixel is None:
-            why = f"taking the frame's pixels to be as large as those of the training pictures, {scale.mm_per_pixel:g} mm"
+            why = f"taking the frame's pixels to be as large as the training pictures', {scale.mm_per_pixel:g} mm"
         else:
             why = f"which show {scale.mm_per_pixel:g} mm a pixel to the network, as it was trained"
         return (

@@ -95,8 +95,8 @@ class WindowGrid:
             )
         if self.window_hw[0] > self.frame_hw[0] or self.window_hw[1] > self.frame_hw[1]:
             raise InputError(
-                f"a frame of {by(self.frame_hw)} is smaller than a window of {by(self.window_hw)} (height x width); give "
-                "--tile a smaller one, or auto, or none to run frames whole"
+                f"a frame of {by(self.frame_hw)} (height x width) is smaller than a window of {by(self.window_hw)}; "
+                "give --tile a smaller one, or auto, or none to run frames whole"
             )
 
     @cached_property

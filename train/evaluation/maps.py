@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ import numpy as np
 
 from sdi.runtime.common.console import warn
 from sdi.runtime.common.errors import DeviceError, InputError, some_of
-from sdi.runtime.common.images import list_images, read_gray, read_image, resize_image
+from sdi.runtime.common.images import list_images, read_gray, read_image
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.batching import Batcher
 from sdi.runtime.engine.open import open_tiled
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 
     from sdi.train.face import Face
 
-__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "compared_maps"]
+__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "NetworkOptions", "compared_maps"]
 
 
 Item = TypeVar("Item")
-_WHOLE_OR_AUTO = Tiling()
 
 
 class MapSource(abc.ABC):
@@ -108,6 +108,17 @@ class FolderMaps(MapSource):
         return f"map {self._files[picture.stem]}"
 
 
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is asked for maps."""
+
+    device: str = "auto"
+    threads: int | None = None
+    batch: int = 8  # pictures a call, where an engine leaves that open
+    flips: bool = False  # see `NetworkMaps`
+    tiling: Tiling = field(default_factory=Tiling)  # of pictures that are larger than those it was trained on
+
+
 class NetworkMaps(MapSource):
     """What a network answers.
 
@@ -150,25 +161,13 @@ class EngineMaps(NetworkMaps):
 
     Its golden pictures are checked first.
 
-    Args:
-        batch: pictures a call where the engine leaves that open.
-        flips: see `NetworkMaps`.
-        tiling: how pictures that are larger than those it was trained on are run.
-
     Raises:
         InputError, DeviceError: see `open_engine` and `Engine.self_test`.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        device: str = "auto",
-        threads: int | None = None,
-        batch: int = 8,
-        flips: bool = False,
-        tiling: Tiling = _WHOLE_OR_AUTO,
-    ) -> None:
-        self._engine: Engine = open_tiled(path, device, threads, tiling)
+    def __init__(self, path: Path, options: NetworkOptions | None = None) -> None:
+        options = options or NetworkOptions()
+        self._engine: Engine = open_tiled(path, options.device, options.threads, options.tiling)
         try:
             self._engine.self_test()
         except BaseException:
@@ -182,8 +181,8 @@ class EngineMaps(NetworkMaps):
             self.label = f"{manifest.model} {manifest.precision}"
             if manifest.random_weights:
                 warn("this engine has random weights: its scores mean nothing")
-        self._batcher = Batcher(self._engine, self._engine.batch or batch)
-        self.batch, self.flips = self._batcher.largest, flips
+        self._batcher = Batcher(self._engine, self._engine.batch or options.batch)
+        self.batch, self.flips = self._batcher.largest, options.flips
 
     def predict(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         yield from self._batcher(images)
@@ -195,40 +194,30 @@ class EngineMaps(NetworkMaps):
 class CheckpointMaps(NetworkMaps):
     """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at or in windows.
 
-    Args:
-        flips: see `NetworkMaps`.
-        tiling: as with `EngineMaps`.
-
     Raises:
         InputError: see `load_checkpoint` and `load_network`; or an unknown device.
         DeviceError: no CUDA here.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        device: str = "auto",
-        threads: int | None = None,
-        batch: int = 8,
-        flips: bool = False,
-        tiling: Tiling = _WHOLE_OR_AUTO,
-    ) -> None:
+    def __init__(self, path: Path, options: NetworkOptions | None = None) -> None:
         import torch
 
         from sdi.train.checkpoint import load_checkpoint, load_network
         from sdi.train.face import Face
 
+        options = options or NetworkOptions()
+        device, tiling = options.device, options.tiling
         if device not in ("auto", "cpu", "cuda"):
             raise InputError(f"unknown device '{device}'; use auto, cpu or cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise DeviceError("PyTorch finds no CUDA GPU; use --device cpu")
         where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-        if threads:
-            torch.set_num_threads(threads)
+        if options.threads:
+            torch.set_num_threads(options.threads)
         checkpoint = load_checkpoint(path)
         self._face: Face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw).to(where)
         self._grids = Grids(tiling, TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw))
-        self.batch, self.flips = batch, flips
+        self.batch, self.flips = options.batch, options.flips
         self.label = checkpoint.model
         self.detail = f"checkpoint {path} in PyTorch {torch.__version__} on {where}"
 
@@ -237,12 +226,12 @@ class CheckpointMaps(NetworkMaps):
 
         from sdi.train.scores import predict_images
 
-        def answers(some: Sequence[np.ndarray]) -> Iterable[np.ndarray]:
-            return predict_images(self._face, some, self.batch)
+        def answers(calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
+            return (answer for some in calls for answer in predict_images(self._face, some, self.batch))
 
         grids = [self._grids.of(_size_hw(image)) for image in images]
         try:
-            whole = iter(answers([image for image, grid in zip(images, grids, strict=True) if grid is None]))
+            whole = answers([[image for image, grid in zip(images, grids, strict=True) if grid is None]])
             for image, grid in zip(images, grids, strict=True):
                 yield next(whole) if grid is None else run_in_windows(image, grid, answers, self.batch)
         except torch.OutOfMemoryError as error:
