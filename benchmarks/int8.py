@@ -26,11 +26,11 @@ from sdi.export.accuracy import Validation
 from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import find_pairs, load_samples
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
 __all__ = ["run"]
@@ -96,10 +96,12 @@ class _Subject:
     test: Validation
 
     def rows(self) -> list[Row]:
-        face = Face(deploy_form(load_network(self.checkpoint)), self.checkpoint.preprocessing, self.checkpoint.input_hw)
+        module = EngineModule(
+            deploy_form(load_network(self.checkpoint)), self.checkpoint.preprocessing, self.checkpoint.input_hw
+        )
         self.feed = Feed(self.checkpoint.input_hw)
         self.bench.say(f"tracing {self.name}")
-        model = onnx_from_face(face, FrameShape(*self.checkpoint.input_hw))
+        model = onnx_from_module(module, FrameShape(*self.checkpoint.input_hw))
         exact = self._scores(model)
         rows = [
             Row(f"{self.name}, float32: S", "x 0.001", [exact[0]]),

@@ -12,11 +12,14 @@ import typer
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.runtime.common.files import ensure_folder
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.calibration.picture_set import CalibrationSet
 
 __all__ = ["main"]
+
+_COUNT = 128  # pictures
 
 
 def calibrate_command(
@@ -32,7 +35,8 @@ def calibrate_command(
             "test.txt in the folder of --images or beside it, or a folder test-images beside it."
         ),
     ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Pictures to choose.")] = 128,
+    count: Annotated[int | None, typer.Option(min=1, help=f"Pictures to choose. Default: {_COUNT}.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="Chooses the picture that each class starts from.")] = 0,
     engine: Annotated[
         Path | None,
@@ -56,7 +60,7 @@ def calibrate_command(
 
       sdi-calibrate --images "SD-saliency-900/Source Images" -o calib
 
-      sdi-calibrate --images line-7 --names chosen.txt --size 64 --engine minet-fp32.onnx -o calib-7
+      sdi-calibrate --images line-7 --names chosen.txt --count 64 --engine minet-fp32.onnx -o calib-7
     """
     from sdi.calibration.picture_set import SET_FILE, is_calibration_set
     from sdi.calibration.selection import FEW, choose_calibration_set, find_held_out
@@ -69,10 +73,11 @@ def calibrate_command(
             raise InputError(f"{path} exists; choose another -o or pass --overwrite")
         if not is_calibration_set(path):
             raise InputError(f"{path} is not a calibration set of sdi and is left alone; choose another -o")
+    count = renamed_option("--count", count, "--size", size) or _COUNT
     network = _network(engine)
     chosen = choose_calibration_set(
         images,
-        size,
+        count,
         read_split(names) if names else None,
         held_out=find_held_out(images, test),
         seed=seed,
@@ -81,8 +86,8 @@ def calibrate_command(
     chosen = replace(chosen, **network)
     ensure_folder(output)
     chosen.write(path)
-    if size < FEW:
-        warn(f"{size} pictures are few: INT8 ranges then follow single ones; 100 and more are usual")
+    if count < FEW:
+        warn(f"{count} pictures are few: INT8 ranges then follow single ones; 100 and more are usual")
     _report(chosen, path, json)
 
 

@@ -23,7 +23,7 @@ __all__ = ["main"]
 
 _PRECISION = "Precision (several at once make several files)"
 _INT8 = "INT8 (with --int8)"
-_FACE = "Face of the engine"
+_IO = "I/O contract"
 _PARITY = "Comparison with PyTorch"
 _TOGETHER = "--int8 and --calibration FOLDER go together; make one: sdi-calibrate --images PICTURES"
 _BUILDER = "Engine builder"
@@ -120,7 +120,7 @@ def export_command(
         typer.Option(
             help="Frame size HxW of the camera, e.g. 1080x1920: resized inside. Default: the network's own. With "
             "--dynamic: least:best:greatest size of a plan.",
-            rich_help_panel=_FACE,
+            rich_help_panel=_IO,
         ),
     ] = None,
     dynamic: Annotated[
@@ -129,26 +129,27 @@ def export_command(
             "--dynamic",
             help="Any height and width, and any batch. Plans: 32x32:1080x1920:2160x3840, batch 1:1:1, unless --frame "
             "and --batch give ranges.",
-            rich_help_panel=_FACE,
+            rich_help_panel=_IO,
         ),
     ] = False,
     batch: Annotated[
-        str, typer.Option(help="Frames a call, N or least:best:greatest, e.g. 1:4:8.", rich_help_panel=_FACE)
+        str, typer.Option(help="Frames a call, N or least:best:greatest, e.g. 1:4:8.", rich_help_panel=_IO)
     ] = "1",
-    face: Annotated[
+    io: Annotated[
         Literal["uint8", "planar"],
         typer.Option(
             help="uint8: frames as OpenCV gives them. planar: float32 [N, 3, H, W] BGR 0..255 in, float32 "
             "[N, 1, H, W] probabilities out, for DeepStream's nvinfer and for --dla.",
-            rich_help_panel=_FACE,
+            rich_help_panel=_IO,
         ),
     ] = "uint8",
+    face: Annotated[Literal["uint8", "planar"] | None, typer.Option(hidden=True, help="Former name of --io.")] = None,
     raw: Annotated[
         bool,
         typer.Option(
             "--raw",
             help="Float32 probabilities out, for other tools; sdi-run refuses such a file.",
-            rich_help_panel=_FACE,
+            rich_help_panel=_IO,
         ),
     ] = False,
     images: Annotated[
@@ -185,7 +186,7 @@ def export_command(
         int | None,
         typer.Option(
             min=0,
-            help="DLA core of a Jetson Orin or Xavier; needs --fp16 --face planar. Says what falls back to the GPU.",
+            help="DLA core of a Jetson Orin or Xavier; needs --fp16 --io planar. Says what falls back to the GPU.",
             rich_help_panel=_BUILDER,
         ),
     ] = None,
@@ -259,14 +260,17 @@ def export_command(
     if verbose:
         options = options.with_listener(lambda text: log.print(text, style="dim"))
     wanted = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if given]
+    if face is not None:
+        log.print("--face is now --io")
+        io = face
     if onnx is not None:
-        if model or checkpoint or random_weights or frame or dynamic or raw or batch != "1" or face != "uint8":
+        if model or checkpoint or random_weights or frame or dynamic or raw or batch != "1" or io != "uint8":
             raise InputError("--onnx FILE says what the network is; give it with -o, --target, builder options alone")
         done = _from_onnx(onnx, wanted, target, options, output, overwrite)
     else:
         shape = parse_sizes(frame, batch, dynamic=dynamic)
-        if raw and face != "uint8":
-            raise InputError("--raw and --face planar exclude each other; planar answers float32 anyway")
+        if raw and io != "uint8":
+            raise InputError("--raw and --io planar exclude each other; planar answers float32 anyway")
         if calibration is not None and not int8:
             raise InputError(_TOGETHER)
         with log.status("loading PyTorch"):
@@ -290,7 +294,7 @@ def export_command(
             ExportRequest(
                 precision,  # type: ignore[arg-type]
                 raw=raw,
-                planar=face == "planar",
+                planar=io == "planar",
                 int8=quantising if precision == "int8" else None,
                 **shape,
             )

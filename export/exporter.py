@@ -21,11 +21,11 @@ from sdi.export.engines.base import BuildOptions, EngineBuilder, Exported
 from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, Track
 from sdi.export.int8_report import write_int8_report
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.figures import Parity, to_levels
 from sdi.export.parity.pictures import Pictures
-from sdi.export.parity.runners import Runner, runner_from_face
+from sdi.export.parity.runners import Runner, runner_from_module
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.plan import engine_from_onnx
 from sdi.export.precision import Lowered, Precision, lowered_model
@@ -35,13 +35,14 @@ from sdi.runtime.common.files import atomic_path, ensure_folder, sha256_of
 from sdi.runtime.engine.golden import golden_check, golden_frames, golden_record
 from sdi.runtime.engine.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
 from sdi.train.checkpoint import Checkpoint, load_network
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
 __all__ = ["ExportRequest", "Precision", "export_engine", "export_onnx", "peak_memory_gb", "random_checkpoint"]
 
 # Gray levels, of a tile's mean: a thousand pixels average rounding away.
-_GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 3.0, "int8": 12.0}
+# A processor that adds in half too, as ARM does, has three times the difference of one that adds in float32.
+_GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 6.0, "int8": 12.0}
 # Sizes that plans of a --dynamic network take unless told otherwise: least, best, greatest.
 _DYNAMIC_FRAMES = ((32, 32), (1080, 1920), (2160, 3840))
 
@@ -141,14 +142,16 @@ def export_onnx(
     frame_hw = request.frame_hw or network_hw
     shape = FrameShape(*frame_hw, batch=request.batch, dynamic=request.dynamic, free_batch=request.free_batch)
     resizes = True if request.dynamic else None
-    face = Face(deployed, checkpoint.preprocessing, network_hw, raw=request.raw, resizes=resizes, planar=request.planar)
+    module = EngineModule(
+        deployed, checkpoint.preprocessing, network_hw, raw=request.raw, resizes=resizes, planar=request.planar
+    )
     say(f"tracing {checkpoint.model} {request.precision}")
-    model = onnx_from_face(face, shape)
-    del face, deployed
+    model = onnx_from_module(module, shape)
+    del module, deployed
     gc.collect()  # tracing leaves a copy of the weights in cycles
     opset = model.opset_import[0].version
     say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {opset}")
-    reference = runner_from_face(Face(network, checkpoint.preprocessing, network_hw, raw=True))
+    reference = runner_from_module(EngineModule(network, checkpoint.preprocessing, network_hw, raw=True))
     pictures, feed = images or Pictures(None), request.feed(network_hw)
     # Eight bits hide what the float32 graph that they come from may get wrong.
     exact = feed.runner(model) if request.precision == "int8" else None

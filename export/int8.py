@@ -91,7 +91,7 @@ def int8_model(
     """Quantise every layer, but for the worst where the bound would not hold otherwise.
 
     Args:
-        model: float32, with the uint8 face; left as it was.
+        model: float32, with uint8 frames and maps; left as it was.
         name: of the network, for the cache of ranges.
         weights: SHA-256 of the checkpoint; None: random weights.
         feed: how the model takes frames.

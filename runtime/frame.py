@@ -39,7 +39,7 @@ class Event:
     """What happened beside the frames. An event keeps its place among them and is never dropped.
 
     The sources' own kinds: `source_lost`, `source_back`, `source_changed` (another size or pixel format),
-    `source_frozen`, `source_moving`; the loop's: `frame_stale`.
+    `source_frozen`, `source_moving`; the loop's: `started`, `stopped`, `frame_stale`.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Small ONNX graphs with the uint8 face, made by hand so that a test knows every number in them."""
+"""Small ONNX graphs that keep the I/O contract, made by hand so that a test knows every number in them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SIDE = 16
 
 
 class Graph:
-    """Collects nodes and constants; `model` closes it with the face's last nodes."""
+    """Collects nodes and constants; `model` closes it with the last nodes that the I/O contract asks for."""
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ class Share:
 
 
 class Batches:
-    """Every batch is a pure function of (seed, epoch, place in the epoch), so resuming needs no state.
+    """Every batch is a pure function of (seed, epoch, position in the epoch), so resuming needs no state.
 
     A batch is cut into equal shares: `accumulate` in a row for each of `processes` processes. Which pictures a
     share holds and what is drawn for it depends on the number of shares, not on who computes them.

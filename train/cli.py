@@ -194,6 +194,7 @@ def train_command(
 
       sdi-train --qat runs/minet/first/best.pt --data SD-saliency-900
     """
+    from sdi.runtime.common.progress import ConsoleProgress
     from sdi.train.devices import Devices
     from sdi.train.plan import TrainOptions, plan_training
     from sdi.train.run import run_training
@@ -229,7 +230,7 @@ def train_command(
             compiled=compiled,
         )
     )
-    outcome = run_training(plan, Devices(device, devices, threads), limit_steps)
+    outcome = run_training(plan, Devices(device, devices, threads), limit_steps, ConsoleProgress())
     if outcome.is_main:
         _report(outcome, json)
         if outcome.interrupted:

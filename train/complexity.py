@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.progress import track
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from sdi.runtime.common.console import log
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.models import build_model, model_names, model_spec
 
 __all__ = ["Complexity", "complexity", "complexity_rows", "complexity_table"]
@@ -64,7 +63,7 @@ def complexity(model: str, input_hw: tuple[int, int]) -> Complexity:
     return Complexity(parameters, counter.get_total_flops() // 2)
 
 
-def complexity_rows() -> list[dict[str, Any]]:
+def complexity_rows(progress: Progress = SILENT) -> list[dict[str, Any]]:
     """One row for each registered model, ablations after the networks, with plain values for JSON; about 20 s.
 
     `model`, `input` ("HxW", that of the paper's count, else the model's own), `parameters`, `gmac` (10^9
@@ -72,7 +71,7 @@ def complexity_rows() -> list[dict[str, Any]]:
     """
     rows = []
     models = sorted(model_names(), key=lambda name: bool(model_spec(name).ablation))
-    for model in track(models, "counting", console=log, transient=True):
+    for model in progress.track(models, "counting"):
         spec = model_spec(model)
         height, width = _COUNTED_AT.get(spec.family, spec.input_hw)
         ours, printed = complexity(model, (height, width)), _PRINTED.get(model)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,10 +12,10 @@ import typer
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.progress import ConsoleProgress
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.progress import Progress
 
     from sdi.train.data import Pair
     from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
@@ -261,35 +260,20 @@ def _evaluate(
             write_image(save_maps / f"{name}.png", saliency)
 
     pixels = read_truth(pairs[0].mask).size * len(pairs) * len(sources)
-    with Scorer(workers or workers_worth_starting(pixels)) as scorer, _progress() as progress:
-        evaluations, clean_steel = [], None
-        for source in sources:
-            task = progress.add_task(source.label, total=len(pairs))
-            is_first = source is sources[0]
-            evaluations.append(
-                evaluate(pairs, source, scorer, keep=keep if is_first else None, done=partial(progress.advance, task))
-            )
-        if clean_pictures:
-            task = progress.add_task("clean steel", total=len(clean_pictures))
-            clean_steel = evaluate_clean(
-                clean_pictures, sources[0], threshold, keep=keep, done=partial(progress.advance, task)
-            )
-    return evaluations, clean_steel
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        yield progress
+    progress = ConsoleProgress()
+    with Scorer(workers or workers_worth_starting(pixels)) as scorer:
+        first = evaluate(pairs, sources[0], scorer, keep=keep, progress=progress)
+        others = [evaluate(pairs, source, scorer, progress=progress) for source in sources[1:]]
+    clean_steel = None
+    if clean_pictures:
+        clean_steel = evaluate_clean(clean_pictures, sources[0], threshold, keep=keep, progress=progress)
+    return [first, *others], clean_steel
 
 
 def _show_complexity(json: bool) -> None:
     with log.status("loading PyTorch"):
         from sdi.train.complexity import complexity_rows, complexity_table
-    rows = complexity_rows()
+    rows = complexity_rows(ConsoleProgress())
     if json:
         print_json(rows)
     else:

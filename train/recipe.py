@@ -33,7 +33,7 @@ class Recipe:
     The length is given in epochs or in steps, one of them. All sizes are (height, width).
     """
 
-    learning_rate: float  # greatest value, reached after the warm-up
+    learning_rate: float  # peak value, reached after the warm-up
     input_hw: tuple[int, int]  # pictures are resized to it; the network validates and is exported at it
     crop_hw: tuple[int, int] | None = None  # trained on random windows of this size in the resized picture
     early_hw: tuple[int, int] | None = None  # trained on pictures of this size first, which costs less
@@ -164,7 +164,7 @@ class Recipe:
 
 
 def recipe_fields() -> list[str]:
-    """What a recipe can be told: its fields in their order, those of the augmentation as `augmentation.NAME`."""
+    """Names of all settings: the recipe's fields in their order, those of the augmentation as `augmentation.NAME`."""
     return list(_field_types())
 
 

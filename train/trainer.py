@@ -25,7 +25,7 @@ from sdi.train.batches import Batches, Share
 from sdi.train.checkpoint import Checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample
 from sdi.train.devices import open_fabric
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.losses import saliency_iou_loss
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate
@@ -33,16 +33,16 @@ from sdi.train.preprocess import Preprocessing
 from sdi.train.qat import Int8Places
 from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
-from sdi.train.scores import score_face
+from sdi.train.scores import score_module
 from sdi.train.splits import DataLocation
 from sdi.train.teacher import Teachers
 
-__all__ = ["Progress", "Setup", "Trainer"]
+__all__ = ["Setup", "StepReport", "Trainer"]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One step's report to whoever watches."""
+class StepReport:
+    """How far a training has come, after a step and after an evaluation."""
 
     step: int  # steps done
     steps: int  # steps in all
@@ -76,10 +76,11 @@ class Setup:
 class Trainer:
     """Trains one network on samples held in memory.
 
-    Everything random, dropout included, follows from the seed and the step, so resuming needs no state of it. With several processes each computes its share of every batch, and their mean gradient is what one
-    process would have computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over
-    all shares; on a CPU, for which PyTorch has no such layer, each share is normalised by itself, and the running
-    statistics are the shares' mean. The first process alone writes files.
+    Everything random, dropout included, follows from the seed and the step, so resuming needs no state of it. With
+    several processes each computes its share of every batch, and their mean gradient is what one process would have
+    computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over all shares. PyTorch has
+    no such layer for a CPU: there each share is normalised by itself, and the running statistics are the shares' mean.
+    The first process alone writes files.
 
     Args:
         network: random or pretrained; trained in place.
@@ -125,8 +126,8 @@ class Trainer:
         trained: Any = torch.compile(network) if self.setup.compiled else network
         self.model, self.optimiser = self.fabric.setup(trained, optimiser)
         self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
-        # The training-time face shares the network's weights; it scores what would be exported.
-        self.face = Face(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
+        # The training-time module shares the network's weights; it scores what would be exported.
+        self.engine_module = EngineModule(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
         if self.setup.teachers is not None:
             self.setup.teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
 
@@ -139,7 +140,7 @@ class Trainer:
         self,
         *,
         limit_steps: int | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[StepReport], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train to the recipe's end, or `limit_steps` more steps, or until `stop()` in any process; save `last.pt`.
@@ -158,7 +159,7 @@ class Trainer:
             self._save("best.pt")
         return self.step >= self.steps
 
-    def _epoch(self, last: int, report: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
+    def _epoch(self, last: int, report: Callable[[StepReport], None], stop: Callable[[], bool]) -> None:
         """Train from the present step to the epoch's end, or to where it must stop."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         total, started = 0.0, time.monotonic()
@@ -166,7 +167,7 @@ class Trainer:
         for n, shares in enumerate(self.batches.epoch(epoch, done), start=1):
             total += self._train_step(shares)
             rate = n * self.batches.size / (time.monotonic() - started)
-            progress = Progress(self.step, self.steps, epoch + 1, total / n, rate)
+            progress = StepReport(self.step, self.steps, epoch + 1, total / n, rate)
             report(progress)
             if self.step >= last or self._any(stop()):
                 break
@@ -184,7 +185,7 @@ class Trainer:
         self._save("last.pt", resumable=True, metrics=metrics)
         self._write_log()
         if metrics:
-            report(Progress(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
+            report(StepReport(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
 
     def _train_step(self, shares: list[Share]) -> float:
         """One step of the optimiser. Returns the batch's loss."""
@@ -212,7 +213,7 @@ class Trainer:
         """Of one share, in float32; NaN where a map is."""
         frames, masks = share.frames.to(self.fabric.device), share.masks.to(self.fabric.device)
         torch.manual_seed(share.seed)
-        maps = self.model(self.face.normalise(frames).contiguous(memory_format=self.layout))
+        maps = self.model(self.engine_module.normalise(frames).contiguous(memory_format=self.layout))
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
             return torch.tensor(math.nan, device=self.fabric.device)
@@ -244,7 +245,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             was_training = self.product.training
             self.product.eval()
-            scores = score_face(self.face, samples)
+            scores = score_module(self.engine_module, samples)
             self.product.train(was_training)
         return self.fabric.broadcast(scores)
 

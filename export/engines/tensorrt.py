@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBuilder
-from sdi.export.engines.network import check_face, check_opset, edge_layers, half_tensor
+from sdi.export.engines.network import check_contract, check_opset, edge_layers, half_tensor
 from sdi.export.engines.progress import BuildProgress
 from sdi.runtime.common.errors import DeviceError, InputError, some_of
 from sdi.runtime.common.files import write_bytes
@@ -79,8 +79,8 @@ class TensorRTBuilder(EngineBuilder):
                 raise InputError(f"{flag} is not for target {self.name}: {reasons[flag]}")
         if options.dla_core is not None and (precision != "fp16" or not planar or dynamic):
             raise InputError(
-                "--dla takes FP16, one fixed shape and the planar face: a DLA has no Q/DQ, no dynamic shapes and no "
-                "uint8; give it with --fp16 --face planar, without --dynamic and a range of --batch"
+                "--dla takes FP16, one fixed shape and planar frames: a DLA has no Q/DQ, no dynamic shapes and no "
+                "uint8; give it with --fp16 --io planar, without --dynamic and a range of --batch"
             )
         if options.workspace_gib is not None and options.workspace_gib <= 0:
             raise InputError(f"--workspace must be over 0 GiB, got {options.workspace_gib}")
@@ -176,7 +176,7 @@ def _parse(
         parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse_from_file(str(job.onnx)):
         raise InputError(f"{job.onnx} cannot be built with this library: {'; '.join(_parser_errors(parser, journal))}")
-    check_face(trt, network, job.onnx, planar=job.planar)
+    check_contract(trt, network, job.onnx, planar=job.planar)
     half = None if strong else half_tensor(trt, network)
     if half is not None:
         raise InputError(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from sdi.export.feed import Feed
-from sdi.export.parity.runners import Runner, rounder_from_onnx, runner_from_face
+from sdi.export.parity.runners import Runner, rounder_from_onnx, runner_from_module
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.engine.base import Engine
@@ -18,7 +18,7 @@ from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, 
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import Checkpoint, load_network
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
 __all__ = ["Contender", "deploy_contender", "open_contender", "open_contenders"]
@@ -68,8 +68,8 @@ def open_contenders(
 def deploy_contender(checkpoint: Checkpoint) -> Contender:
     """The network as it is exported, batch norm folded and training heads dropped, still in PyTorch."""
     network = deploy_form(load_network(checkpoint))
-    face = Face(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True)
-    return Contender("deploy form", "deploy", "fp32", None, None, Feed(checkpoint.input_hw), runner_from_face(face))
+    module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True)
+    return Contender("deploy form", "deploy", "fp32", None, None, Feed(checkpoint.input_hw), runner_from_module(module))
 
 
 def open_contender(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, device: str = "cpu") -> Contender:

@@ -14,9 +14,9 @@ from sdi.export.onnx_model import PROBABILITY, rounding_part
 from sdi.runtime.common.errors import DeviceError, InputError, first_line
 from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 
-__all__ = ["Runner", "rounder_from_onnx", "runner_from_checkpoint", "runner_from_face", "runner_from_onnx"]
+__all__ = ["Runner", "rounder_from_onnx", "runner_from_checkpoint", "runner_from_module", "runner_from_onnx"]
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, 3) uint8 BGR at the engine's frame size -> (N, H, W) float32 probabilities."""
@@ -24,15 +24,17 @@ Runner = Callable[[np.ndarray], np.ndarray]
 
 def runner_from_checkpoint(checkpoint: Checkpoint) -> Runner:
     """The reference: the checkpoint in PyTorch, float32, in its training form, at the size it was trained at."""
-    return runner_from_face(Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=True))
+    return runner_from_module(
+        EngineModule(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=True)
+    )
 
 
-def runner_from_face(face: Face) -> Runner:
-    """A face with raw output, on the CPU."""
+def runner_from_module(module: EngineModule) -> Runner:
+    """An engine module with raw output, on the CPU."""
 
     @torch.inference_mode()
     def run(frames: np.ndarray) -> np.ndarray:
-        return face(torch.from_numpy(frames)).float().numpy()
+        return module(torch.from_numpy(frames)).float().numpy()
 
     return run
 

@@ -11,12 +11,12 @@ import onnxruntime
 import torch
 
 from sdi.export.feed import Feed
-from sdi.export.onnx_model import PROBABILITY, FrameShape, program_from_face
+from sdi.export.onnx_model import PROBABILITY, FrameShape, program_from_module
 from sdi.export.parity.contenders import Contender
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
 __all__ = ["TracedNetwork", "first_difference", "tensor_error"]
@@ -198,10 +198,10 @@ class TracedNetwork:
     def __init__(self, checkpoint: Checkpoint, feed: Feed) -> None:
         network, dynamic = deploy_form(load_network(checkpoint)), feed.frame_hw is None
         resizes = True if dynamic else None
-        face = Face(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True, resizes=resizes)
+        module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True, resizes=resizes)
         frame_hw = feed.frame_hw or checkpoint.input_hw
         shape = FrameShape(*frame_hw, batch=feed.batch or 1, dynamic=dynamic, free_batch=feed.batch is None)
-        exported = program_from_face(face, shape).exported_program
+        exported = program_from_module(module, shape).exported_program
         assert exported is not None
         self._module = exported.module()
         nodes = list(exported.graph.nodes)
@@ -253,6 +253,6 @@ def _is_float32(node: torch.fx.Node) -> bool:
 
 
 def _module_path(node: torch.fx.Node) -> str:
-    """As the checkpoint names its weights, `encoder.3.2`; what belongs to no module of the network is the `face`'s."""
+    """As the checkpoint names its weights, `encoder.3.2`; `engine` where it belongs to no module of the network."""
     stack = list((node.meta.get("nn_module_stack") or {"": ("", "")}).values())
-    return stack[-1][0].removeprefix("network.") or "face"
+    return stack[-1][0].removeprefix("network.") or "engine"

@@ -12,6 +12,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.runtime.doctor.gpu_state import GpuState
@@ -34,15 +35,16 @@ def bench_command(
         str | None, typer.Option(help="What the loop reads, as sdi-run takes it. Default: synthetic strip.")
     ] = None,
     batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4; where the engine leaves it open.")] = "1",
-    size: Annotated[
-        str | None, typer.Option(help="Sizes HxW, e.g. 200x200,480x640; where the engine leaves it open.")
+    frame: Annotated[
+        str | None, typer.Option(help="Frames of HxW, e.g. 200x200,480x640; where the engine leaves the size open.")
     ] = None,
+    size: Annotated[str | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement that are not kept.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON.")] = False,
 ) -> None:
     """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
 
@@ -66,10 +68,11 @@ def bench_command(
       sdi-bench --engine minet-fp16.plan --source line.mp4 --json > bench.json
     """
     batches = [_positive(part, "--batch", "1,2,4") for part in batch.split(",")]
-    sizes = [_size(part) for part in size.split(",")] if size else [_DEFAULT_HW]
+    frame = renamed_option("--frame", frame, "--size", size)
+    sizes = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
     if json and markdown:
         raise InputError("--json and --markdown exclude each other; give one of them")
-    report = _measure(engine, source, batches, sizes, bool(size), seconds, warmup, device, threads)
+    report = _measure(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads)
     if json:
         print_json(report)
     else:
@@ -102,7 +105,7 @@ def _measure(
         for opened in engines:
             if size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
                 raise InputError(
-                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --size out"
+                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --frame out"
                 )
             if opened.batch is not None and batches not in ([1], [opened.batch]):
                 raise InputError(f"{opened.path} takes batches of {opened.batch} alone; leave --batch out")
@@ -140,8 +143,8 @@ def _measure(
         "threads": threads,
         "engines": alone,
         "loop": [
-            {"engine": name, "source": source or "synthetic strip", **figures}
-            for name, figures in zip(names, loops, strict=True)
+            {"engine": name, "source": source or "synthetic strip", **metrics}
+            for name, metrics in zip(names, loops, strict=True)
         ],
         "start": starts,
     }
@@ -153,7 +156,7 @@ def _measure_alone(
     """A row an engine; on a GPU with its own time, and its state before and after."""
     import numpy as np
 
-    from sdi.runtime.bench.measure import device_figures, latency_figures, strip_frames, time_calls
+    from sdi.runtime.bench.measure import device_metrics, latency_metrics, strip_frames, time_calls
 
     inputs: list[np.ndarray] = []
     for opened in engines:
@@ -162,15 +165,15 @@ def _measure_alone(
     calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
     looks = _looks(engines, calls)
     timed = [
-        latency_figures(values, len(given))
+        latency_metrics(values, len(given))
         for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
     ]
     facts = _gpu_facts(engines, looks, _looks(engines, calls))
     rows = []
-    for opened, given, figures, gpu in zip(engines, inputs, timed, facts, strict=True):
-        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **figures}
-        row["ratio"] = timed[0]["p50_ms"] / figures["p50_ms"]
-        rows.append({**row, **gpu, **device_figures(opened, given)})
+    for opened, given, metrics, gpu in zip(engines, inputs, timed, facts, strict=True):
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **metrics}
+        row["ratio"] = timed[0]["p50_ms"] / metrics["p50_ms"]
+        rows.append({**row, **gpu, **device_metrics(opened, given)})
     return rows
 
 
@@ -266,11 +269,11 @@ def _positive(text: str, option: str, example: str) -> int:
     return int(text)
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size_hw(text: str) -> tuple[int, int]:
     height, cross, width = text.partition("x")
     if not cross:
-        raise InputError(f"--size takes HxW, got {text!r}; e.g. --size 200x200,480x640")
-    return _positive(height, "--size", "200x200"), _positive(width, "--size", "200x200")
+        raise InputError(f"--frame takes HxW, got {text!r}; e.g. --frame 200x200,480x640")
+    return _positive(height, "--frame", "200x200"), _positive(width, "--frame", "200x200")
 
 
 def main() -> None:

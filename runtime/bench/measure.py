@@ -25,8 +25,8 @@ from sdi.runtime.engine.base import Engine
 
 __all__ = [
     "describe_machine",
-    "device_figures",
-    "latency_figures",
+    "device_metrics",
+    "latency_metrics",
     "measure_start",
     "resident_mib",
     "state_under_load",
@@ -64,7 +64,7 @@ def strip_frames(size_hw: tuple[int, int]) -> list[np.ndarray]:
     return [np.ascontiguousarray(resize_image(picture, size_hw)) for picture in pictures]
 
 
-def latency_figures(values_ms: Sequence[float], frames_a_call: int = 1) -> dict[str, float]:
+def latency_metrics(values_ms: Sequence[float], frames_a_call: int = 1) -> dict[str, float]:
     """`n` calls, their `min`, `p50`, `p90` and `p99` in ms, and frames a second at the mean."""
     p50, p90, p99 = np.percentile(values_ms, (50, 90, 99))
     return {
@@ -115,7 +115,7 @@ def state_under_load(call: Callable[[], object]) -> GpuState | None:
         return state.result()
 
 
-def device_figures(engine: Engine, frames: np.ndarray) -> dict[str, float | None]:
+def device_metrics(engine: Engine, frames: np.ndarray) -> dict[str, float | None]:
     """The device's own time for `frames`, by its own clock: `device_p50_ms`, `device_p99_ms`; None: it cannot tell."""
     values: list[float] = []
     while len(values) < _DEVICE_CALLS and (value := engine.device_ms(frames)) is not None:
@@ -141,7 +141,7 @@ def measure_start(path: Path, device: str, threads: int | None, size_hw: tuple[i
     process_ms = (time.perf_counter() - started) * 1e3
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DeviceError(f"{path.name} does not start in a fresh process: {last}; try sdi-doctor {path}")
+        raise DeviceError(f"{path.name} does not start in a fresh process: {last}; try sdi-doctor --engine {path}")
     return {"process_ms": process_ms, **json.loads(done.stdout.splitlines()[-1])}
 
 

@@ -28,8 +28,10 @@ __all__ = [
     "write_image",
 ]
 
-# OpenCV warns on stderr about files that our own errors name; logging is its one process-wide setting.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+# OpenCV warns on stderr about files that our own errors name; logging is its one process-wide setting. Up to 4.12,
+# JetPack's among them, the function is in cv2 itself, from 4.13 on in cv2.utils.logging alone.
+_set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel
+_set_log_level(0)  # silent
 
 _LEVELS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # of 16 bit in 8, rounded; 257 = 65535 / 255
 IMAGE_SUFFIXES = frozenset({".bmp", ".png", ".jpg", ".jpeg", ".tif", ".tiff"})

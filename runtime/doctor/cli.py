@@ -26,9 +26,12 @@ def doctor_command(
         list[Path] | None,
         typer.Argument(
             metavar="ENGINE",
-            help="Engines that are to run here: ONNX files, plans, or names that sdi-run --list shows.",
+            help="Engines to test here: ONNX files, plans, or names that sdi-run --list shows.",
             show_default=False,
         ),
+    ] = None,
+    engine: Annotated[
+        list[Path] | None, typer.Option("--engine", "-e", help="Engine to test here, as an option; may be repeated.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
@@ -43,13 +46,13 @@ def doctor_command(
 
       sdi-doctor
 
-      sdi-doctor minet-fp16.plan minet-fp16.onnx
+      sdi-doctor --engine minet-fp16.plan --engine minet-fp16.onnx
 
       sdi-doctor --json > machine.json
     """
     from sdi.runtime.engine.shipped import default_engine, find_engine
 
-    paths = [find_engine(path) for path in engines or []]
+    paths = [find_engine(path) for path in (*(engines or []), *(engine or []))]
     for path in paths:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is not a file"

@@ -140,8 +140,8 @@ def clock(probes: Probes) -> Iterator[Finding]:
     found = probes.clock
     if found is None:
         return
-    text = f"{found.now_mhz} MHz of {found.most_mhz} MHz"
-    if found.least_mhz is not None and found.least_mhz < found.most_mhz:
+    text = f"{found.now_mhz} MHz of {found.max_mhz} MHz"
+    if found.min_mhz is not None and found.min_mhz < found.max_mhz:
         yield note("GPU clock", f"{text}, follows the load: the first frames are slower", "sudo jetson_clocks")
     else:
         yield ok("GPU clock", text)

@@ -47,7 +47,7 @@ class GpuState:
         return {
             "name": self.name,
             "clock_mhz": self.clock.now_mhz if self.clock else None,
-            "greatest_clock_mhz": self.clock.most_mhz if self.clock else None,
+            "greatest_clock_mhz": self.clock.max_mhz if self.clock else None,
             "held_by": list(self.held_by),
             "power_events": dict(self.events),
             "temperature_c": self.temperature_c,
@@ -113,8 +113,8 @@ def throttling(before: GpuState | None, after: GpuState | None) -> list[str]:
         found += [what for what, count in after.events.items() if count > before.events.get(what, count)]
     clocks = [look.clock for look in looks if look.clock is not None]
     lowest = min(clocks, key=lambda clock: clock.now_mhz, default=None)
-    if lowest is not None and lowest.now_mhz < _FULL * lowest.most_mhz:
-        found.append(f"clock {lowest.now_mhz} of {lowest.most_mhz} MHz")
+    if lowest is not None and lowest.now_mhz < _FULL * lowest.max_mhz:
+        found.append(f"clock {lowest.now_mhz} of {lowest.max_mhz} MHz")
     return found
 
 

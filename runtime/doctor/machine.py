@@ -218,8 +218,8 @@ def devfreq_clock(folder: Path) -> Clock | None:
     for place in sorted(folder.glob("*")):
         if place.name.endswith((".gpu", ".ga10b", ".gv11b")) or place.name.startswith("gpu"):
             with suppress(ValueError):
-                now, most, least = (int(text_of(place / f"{name}_freq")) for name in ("cur", "max", "min"))
-                return Clock(now // 10**6, most // 10**6, least // 10**6)
+                now, highest, lowest = (int(text_of(place / f"{name}_freq")) for name in ("cur", "max", "min"))
+                return Clock(now // 10**6, highest // 10**6, lowest // 10**6)
     return None
 
 

@@ -37,8 +37,8 @@ class Clock:
     """The GPU's clock."""
 
     now_mhz: int
-    most_mhz: int
-    least_mhz: int | None = None  # what it may fall to; None where that is not shown
+    max_mhz: int
+    min_mhz: int | None = None  # what it may fall to; None where that is not shown
 
 
 @dataclass(frozen=True)

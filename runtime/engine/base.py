@@ -1,4 +1,4 @@
-"""Engines: one face whatever runs beneath it.
+"""Engines: one interface, whatever runs beneath it.
 
 How one is used:
 
@@ -40,7 +40,7 @@ class Token:
 
 
 class Engine(abc.ABC):
-    """A loaded network with the uint8 face. A context manager.
+    """A loaded network that keeps the I/O contract. A context manager.
 
     One thread at a time is let in; another waits for it, but not for ever. Two threads want an engine each.
 
@@ -64,6 +64,7 @@ class Engine(abc.ABC):
     on_gpu: bool = False
     tiler: Tiler | None = None
     slots: int = 1
+    _guard: Guard
 
     def __new__(cls, *arguments: Any, **options: Any) -> Self:
         engine = super().__new__(cls)

@@ -17,7 +17,7 @@ FORMAT = "sdi-manifest"
 FORMAT_VERSION = 1
 
 Profile = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-"""Least, best and greatest (frames a call, height, width)."""
+"""min, opt and max (frames a call, height, width)."""
 
 
 @dataclass(frozen=True)

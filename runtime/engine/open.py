@@ -41,8 +41,8 @@ def open_engine(
         mm_per_pixel: scale of the frames; windows of "auto" follow it where the manifest knows that of the training
             pictures.
     Raises:
-        InputError: no such file, a folder, empty, truncated, damaged, not an engine, or one without our face; or
-            windows that it cannot take.
+        InputError: no such file, a folder, empty, truncated, damaged, no engine, or one that breaks the I/O contract;
+            or windows that it cannot take.
         DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
     return open_tiled(

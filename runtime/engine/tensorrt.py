@@ -28,7 +28,7 @@ __all__ = ["TensorRTEngine", "runtime_cache_path"]
 
 
 class TensorRTEngine(Engine):
-    """A plan with the uint8 or the planar face. See `open_engine` for arguments and errors."""
+    """A plan with uint8 or planar frames. See `open_engine` for arguments and errors."""
 
     def __init__(self, path: Path, manifest: Manifest | None, header: PlanHeader, device: str) -> None:
         if device not in ("auto", "cuda"):
@@ -131,7 +131,7 @@ class TensorRTEngine(Engine):
         return engine
 
     def _face(self) -> bool:
-        """Shapes of the engine, after making sure that this is our face; answers whether it is the planar one."""
+        """Shapes of the engine, after a check of the I/O contract; answers whether frames are planar."""
         engine, trt = self._engine, self._trt
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         tensors = {name: (engine.get_tensor_dtype(name), _dims(engine.get_tensor_shape(name))) for name in names}
@@ -139,16 +139,16 @@ class TensorRTEngine(Engine):
         planar = kinds == {"frame": (trt.float32, 4), "saliency": (trt.float32, 4)}
         if not planar and kinds != {"frame": (trt.uint8, 4), "saliency": (trt.uint8, 3)}:
             raise InputError(
-                f"{self.path} has not the face of an sdi engine: expected frame uint8 [N, H, W, 3] and saliency uint8 "
-                f"[N, H, W]; it has {tensors}. Export with sdi-export"
+                f"{self.path} breaks the I/O contract of an sdi engine: expected frame uint8 [N, H, W, 3] and "
+                f"saliency uint8 [N, H, W]; it has {tensors}. Export with sdi-export"
             )
         fixed = tensors["frame"][1]
         shapes = [_dims(shape) for shape in engine.get_tensor_profile_shape("frame", 0)] if -1 in fixed else [fixed] * 3
-        self._least, _, self._greatest = ([s[0], *(s[2:] if planar else s[1:3])] for s in shapes)
-        self._fixed = self._least == self._greatest
-        size_least, size_greatest = tuple(self._least[1:]), tuple(self._greatest[1:])
-        self.batch = self._least[0] if self._least[0] == self._greatest[0] else None
-        self.frame_hw = (size_least[0], size_least[1]) if size_least == size_greatest else None
+        self._min_shape, _, self._max_shape = ([s[0], *(s[2:] if planar else s[1:3])] for s in shapes)
+        self._fixed = self._min_shape == self._max_shape
+        min_hw, max_hw = tuple(self._min_shape[1:]), tuple(self._max_shape[1:])
+        self.batch = self._min_shape[0] if self._min_shape[0] == self._max_shape[0] else None
+        self.frame_hw = (min_hw[0], min_hw[1]) if min_hw == max_hw else None
         if self.manifest is not None and self.manifest.frame_hw != self.frame_hw:
             raise InputError(
                 f"{self.path} takes frames of {self.frame_hw}, its manifest says {self.manifest.frame_hw}; build it "
@@ -174,8 +174,8 @@ class TensorRTEngine(Engine):
         return context
 
     def _allocate(self, undo: ExitStack) -> None:
-        """Memory for the greatest shape, once: nothing grows while frames come."""
-        pixels = int(np.prod(self._greatest))
+        """Memory for the largest shape, once: nothing grows while frames come."""
+        pixels = int(np.prod(self._max_shape))
         width = 4 if self._planar else 1
         hosts, addresses = [], []
         for name, size in (("frame", 3 * pixels * width), ("saliency", pixels * width)):
@@ -203,16 +203,16 @@ class TensorRTEngine(Engine):
     def _fit(self, frames: np.ndarray) -> np.ndarray:
         """Frames that the plan takes: within its range, and as many as it wants at least."""
         size = [len(frames), *frames.shape[1:3]]
-        least, greatest = self._least, self._greatest
-        if any(n > most for n, most in zip(size, greatest, strict=True)) or any(
-            n < few for n, few in zip(size[1:], least[1:], strict=True)
+        smallest, largest = self._min_shape, self._max_shape
+        if any(n > most for n, most in zip(size, largest, strict=True)) or any(
+            n < few for n, few in zip(size[1:], smallest[1:], strict=True)
         ):
             raise InputError(
-                f"{self.path.name} takes {_words(least)} to {_words(greatest)}, got {_words(size)}; build it with "
+                f"{self.path.name} takes {_words(smallest)} to {_words(largest)}, got {_words(size)}; build it with "
                 "--dynamic --frame and --batch that include this"
             )
-        if len(frames) < least[0]:
-            frames = np.concatenate([frames, np.repeat(frames[-1:], least[0] - len(frames), axis=0)])
+        if len(frames) < smallest[0]:
+            frames = np.concatenate([frames, np.repeat(frames[-1:], smallest[0] - len(frames), axis=0)])
         return frames
 
     def _run(self, frames: np.ndarray) -> int:

@@ -13,6 +13,7 @@ import typer
 from sdi.runtime.common.console import run_app, single_command
 from sdi.runtime.common.errors import InputError, SdiError
 from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.renamed import renamed_option
 
 __all__ = ["main"]
 
@@ -56,10 +57,11 @@ def run_command(
         typer.Option(help="Folder whose pictures are taken as they appear. May be repeated.", rich_help_panel=_IN),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second, asked of cameras.", rich_help_panel=_LIVE)] = None,
-    size: Annotated[
+    resolution: Annotated[
         str | None,
-        typer.Option(help="1920x1080: asked of cameras, required of streams.", rich_help_panel=_LIVE),
+        typer.Option(help="WxH, e.g. 1920x1080: asked of cameras, required of streams.", rich_help_panel=_LIVE),
     ] = None,
+    size: Annotated[str | None, typer.Option(hidden=True)] = None,
     fourcc: Annotated[
         str | None, typer.Option(help="Pixel format asked of cameras, e.g. MJPG or YUYV.", rich_help_panel=_LIVE)
     ] = None,
@@ -195,7 +197,7 @@ def run_command(
 
       sdi-run --engine minet-fp16.onnx --source strip/ --masks maps --jsonl results.jsonl
 
-      sdi-run --engine minet-fp16.onnx --camera 0 --size 1920x1080 --fourcc MJPG --show
+      sdi-run --engine minet-fp16.onnx --camera 0 --resolution 1920x1080 --fourcc MJPG --show
 
       sdi-run --source top=rtsp://10.0.0.5/1 --source bottom=rtsp://10.0.0.6/1 --max-age-ms 200 --jsonl line.jsonl
 
@@ -232,7 +234,8 @@ def run_command(
     from sdi.runtime.sources.open import open_sources
     from sdi.runtime.sources.settings import LiveSettings
 
-    settings = LiveSettings(fps, _size_wh(size), fourcc, give_up, frozen_after)
+    resolution = renamed_option("--resolution", resolution, "--size", size)
+    settings = LiveSettings(fps, _resolution_wh(resolution), fourcc, give_up, frozen_after)
     rule = DefectRule(threshold, min_area, None if roi is None else parse_roi(roi), mm_per_pixel)
     inspector = Inspector(rule, alarm_frames=alarm_frames, link=link)
     outputs = Outputs(
@@ -285,10 +288,10 @@ def _camera_spec(text: str) -> str:
     return f"camera:{text}" if text.isdecimal() or text.startswith("/") else text
 
 
-def _size_wh(text: str | None) -> tuple[int, int] | None:
+def _resolution_wh(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"(\d+)[xX](\d+)", text or "")
     if text is not None and match is None:
-        raise InputError(f"--size must be a width and a height, e.g. 1920x1080, got '{text}'")
+        raise InputError(f"--resolution must be a width and a height, e.g. 1920x1080, got '{text}'")
     return (int(match[1]), int(match[2])) if match else None
 
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdi.runtime.common.console import log
-from sdi.runtime.common.errors import InputError, SdiError
-from sdi.runtime.frame import Event
+from sdi.runtime.common.errors import InputError
 
 if TYPE_CHECKING:
     from sdi.runtime.inspection.defects import DefectRule
-    from sdi.runtime.pipeline.loop import Loop
     from sdi.runtime.sinks.base import Sink
     from sdi.runtime.sinks.outbox import Courier, Outbox
     from sdi.runtime.sinks.page import PageSink
     from sdi.runtime.sources.base import Source
 
-__all__ = ["Outputs", "announce_end", "announce_start"]
+__all__ = ["Outputs"]
 
 _MB = 1_000_000
 
@@ -153,38 +150,3 @@ class Outputs:
         page = PageSink(Board(names, rule, self._station), metrics, parse_address(self.http or ""), self.token)
         log.print(f"page: {page.url}")
         return page
-
-
-def announce_start(loop: Loop) -> None:
-    """Tell all sinks that a run begins: `started`."""
-    engine = loop.engine
-    manifest = engine.manifest
-    details = {
-        "engine": engine.path.name,
-        "model": manifest.model if manifest else None,
-        "precision": manifest.precision if manifest else None,
-        "engine_sha256": manifest.sha256 if manifest else None,
-        "device": engine.device,
-        "sources": [source.name for source in loop.sources],
-    }
-    event = Event("started", "", f"started with {engine.path.name} on {engine.device}", time.time(), details)
-    for sink in loop.sinks:
-        sink.event(event)
-
-
-def announce_end(loop: Loop, reason: str) -> None:
-    """Tell all sinks that a run has ended: `stopped`. One that cannot hear it any more keeps nobody else from it."""
-    summary = loop.summary
-    details = {
-        "reason": reason,
-        "frames": summary.frames,
-        "with_defects": summary.with_defects,
-        "alarms": summary.alarms,
-        "skipped": summary.skipped,
-        "drops": summary.drops,
-        "seconds": round(summary.seconds, 3),
-    }
-    event = Event("stopped", "", f"stopped after {summary.frames} frames: {reason}", time.time(), details)
-    for sink in loop.sinks:
-        with suppress(SdiError, OSError):
-            sink.event(event)

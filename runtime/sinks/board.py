@@ -115,7 +115,7 @@ class Board:
                 "station": self._station,
                 "unit": "px" if self._rule.mm_per_pixel is None else "mm²",
                 "last_event": self._last_event,
-                "sources": [_figures(name, board, now) for name, board in self._sources.items()],
+                "sources": [_metrics(name, board, now) for name, board in self._sources.items()],
                 "alarm_count": self._alarm_count,
                 "alarms": [
                     {
@@ -158,7 +158,7 @@ class Board:
         return self._closed
 
 
-def _figures(name: str, board: _SourceBoard, now: float) -> dict[str, Any]:
+def _metrics(name: str, board: _SourceBoard, now: float) -> dict[str, Any]:
     times = board.written
     rate = 0.0
     if len(times) > 1 and now - times[-1] < _STALE_S:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,7 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.output_folder import claim_folder, safe_name
 from sdi.runtime.frame import Event, Result
 from sdi.runtime.records import event_record, result_record
-from sdi.runtime.sinks.base import Sink
+from sdi.runtime.sinks.base import Counter, Sink
 
 __all__ = ["EvidenceSink"]
 
@@ -74,6 +75,9 @@ class EvidenceSink(Sink):
         self._next += 1
         self._kept.append((place, size))
         self._bytes += size
+
+    def counters(self) -> Sequence[Counter]:
+        return (Counter("evidence_lost", "Alarms of this run without evidence.", self.lost),)
 
     def close(self, *, complete: bool) -> None:
         if self.lost:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import abc
 import json
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from sdi.runtime.common.console import log, warn
 from sdi.runtime.frame import Event, Result, Skipped
 from sdi.runtime.records import event_record, skipped_record
-from sdi.runtime.sinks.base import Sink
+from sdi.runtime.sinks.base import Counter, Sink
 from sdi.runtime.sinks.spool import Spool
 
 __all__ = ["Courier", "Outbox", "Refused", "Undelivered"]
@@ -85,6 +86,13 @@ class Outbox(Sink):
     def event(self, event: Event) -> None:
         if event.kind not in _QUIET:
             self._queue(event_record(event))
+
+    def counters(self) -> Sequence[Counter]:
+        kind = self.courier.kind
+        return (
+            Counter(f"{kind}_waiting", "Events that wait to be sent.", len(self.spool)),
+            Counter(f"{kind}_lost", "Events given up, over all runs.", self.spool.lost),
+        )
 
     def close(self, *, complete: bool) -> None:
         self._ending.set()

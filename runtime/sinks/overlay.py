@@ -148,7 +148,6 @@ class WindowSink(Sink):
     def __init__(self, rule: DefectRule) -> None:
         self._rule = rule
         self._titles: dict[str, str] = {}
-        self.closed = False
         try:
             cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
         except cv2.error as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import cv2
 
 from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.sources.patient import PatientCapture
 from sdi.runtime.sources.settings import LiveSettings
 
 __all__ = ["csi_pipeline", "fourcc_of", "is_live", "open_capture", "open_video", "public_name"]
@@ -46,7 +48,7 @@ def public_name(spec: str) -> str:
     return re.sub(r"(user-pw|user-id|password)=\S+", r"\1=...", re.sub(r"://[^/\s@]*@", "://", spec))
 
 
-def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture:
+def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture | PatientCapture:
     """Open what `spec` names; ask a camera for its settings.
 
     Raises:
@@ -61,8 +63,9 @@ def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture:
         return _open_camera(path if path.startswith("/dev/") else _index(spec, "camera:"), settings)
     if not spec.startswith("csi:") and (settings.fps is not None or settings.fourcc is not None):
         raise InputError(f"--fps and --fourcc are for cameras; set them where {public_name(spec)} is made")
-    limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
+    capture: cv2.VideoCapture | PatientCapture
     if pipeline is None:
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
         capture = cv2.VideoCapture(spec, cv2.CAP_FFMPEG, limits)
         advice = "check the address with ffplay, the network and the camera's login"
     else:
@@ -73,8 +76,13 @@ def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture:
                 "needs --system-site-packages), on Debian or Ubuntu apt-get install python3-opencv; streams and "
                 "/dev/video0 work without GStreamer"
             )
-        capture = cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER, limits)
-        advice = f"try it: gst-launch-1.0 {pipeline.rpartition(' ! ')[0]} ! fakesink"
+        advice = f"try it: gst-launch-1.0 {public_name(pipeline.rpartition(' ! ')[0])} ! fakesink"
+        try:
+            capture = PatientCapture(
+                partial(cv2.VideoCapture, pipeline, cv2.CAP_GSTREAMER), _OPEN_TIMEOUT_MS / 1000, _READ_TIMEOUT_MS / 1000
+            )
+        except DeviceError as error:
+            raise DeviceError(f"pipeline {public_name(spec)} does not open: {error}; {advice}") from error
     if not capture.isOpened():
         capture.release()
         what = "stream" if pipeline is None else "pipeline"
@@ -100,7 +108,7 @@ def csi_pipeline(number: int, settings: LiveSettings) -> str:
     )
 
 
-def fourcc_of(capture: cv2.VideoCapture) -> str:
+def fourcc_of(capture: cv2.VideoCapture | PatientCapture) -> str:
     """The pixel format that a capture delivers before conversion, e.g. "MJPG"; empty where it does not say."""
     code = int(capture.get(cv2.CAP_PROP_FOURCC))
     letters = code.to_bytes(4, "little") if 0 < code < 1 << 32 else b""
@@ -156,7 +164,7 @@ def _not_as_asked(capture: cv2.VideoCapture, settings: LiveSettings) -> str:
         return f"gives {fourcc}, --fourcc asks for {settings.fourcc}"
     size_wh = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if settings.size_wh is not None and size_wh != settings.size_wh:
-        return "gives {}x{}, --size asks for {}x{}".format(*size_wh, *settings.size_wh)
+        return "gives {}x{}, --resolution asks for {}x{}".format(*size_wh, *settings.size_wh)
     if settings.fps is not None and rate > 0 and abs(rate - settings.fps) > 0.05 * settings.fps:
         return f"gives {rate:g} frames a second, --fps asks for {settings.fps:g}"
     return ""

@@ -15,6 +15,7 @@ from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.frame import Event, Frame, Skipped
 from sdi.runtime.sources.base import Source
 from sdi.runtime.sources.capture import fourcc_of, open_capture, public_name
+from sdi.runtime.sources.patient import PatientCapture
 from sdi.runtime.sources.settings import LiveSettings
 from sdi.runtime.sources.video import VideoSource
 
@@ -50,11 +51,11 @@ class LiveSource(Source):
     live = True
     endless = True
 
-    def __init__(self, spec: str, settings: LiveSettings, capture: cv2.VideoCapture) -> None:
+    def __init__(self, spec: str, settings: LiveSettings, capture: cv2.VideoCapture | PatientCapture) -> None:
         self.name = public_name(spec)
         self._spec = spec
         self._settings = settings
-        self._capture: cv2.VideoCapture | None = capture
+        self._capture: cv2.VideoCapture | PatientCapture | None = capture
         self._reading = threading.Lock()
         self._spare: np.ndarray | None = None
         rate = capture.get(cv2.CAP_PROP_FPS)
@@ -141,7 +142,7 @@ class LiveSource(Source):
         size_wh = (image.shape[1], image.shape[0])
         asked = self._settings.size_wh
         if asked is not None and size_wh != asked:
-            raise DeviceError("it gives {}x{}, --size asks for {}x{}".format(*size_wh, *asked))
+            raise DeviceError("it gives {}x{}, --resolution asks for {}x{}".format(*size_wh, *asked))
         return image, fourcc
 
 

@@ -32,7 +32,7 @@ class LiveSettings:
         if self.fps is not None and not 0 < self.fps < 10_000:
             raise InputError(f"--fps must be above 0, e.g. 30, got {self.fps}")
         if self.size_wh is not None and min(self.size_wh) < 1:
-            raise InputError(f"--size must be a width and a height, e.g. 1920x1080, got {self.size_wh}")
+            raise InputError(f"--resolution must be a width and a height, e.g. 1920x1080, got {self.size_wh}")
         if self.fourcc is not None and len(self.fourcc) != 4:
             raise InputError(f"--fourcc must have four letters, e.g. MJPG or YUYV, got '{self.fourcc}'")
         if self.give_up_s is not None and not self.give_up_s >= 0:

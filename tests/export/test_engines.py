@@ -74,7 +74,7 @@ def test_an_unavailable_builder_is_listed_with_its_reason():
         ("tensorrt-rtx", {"compute_capabilities": ("8.9", "8.9")}, "--compute-capability 8.9, 8.9"),
         ("tensorrt-rtx", {"workspace_gib": 0.0}, "--workspace must be over 0 GiB"),
         ("tensorrt", {"compute_capabilities": ("8.9",)}, "tensorrt builds for the GPU it runs on"),
-        ("tensorrt", {"dla_core": 0}, "--dla takes FP16, one fixed shape and the planar face"),
+        ("tensorrt", {"dla_core": 0}, "--dla takes FP16, one fixed shape and planar frames"),
         ("onnx", {"refit": True, "workspace_gib": 1.0}, "--workspace, --refit is for a TensorRT builder"),
         ("onnx", {"compute_capabilities": ("8.9",)}, "--compute-capability is for a TensorRT builder"),
     ],
@@ -237,7 +237,9 @@ def nothing_was_kept(path):
 
 def test_another_face_is_refused(tiny):
     path = tiny(answer="output")
-    with pytest.raises(InputError, match=r"has not the face .* saliency uint8 \[N, H, W\]; it has .*output uint8"):
+    with pytest.raises(
+        InputError, match=r"breaks the I/O contract .* saliency uint8 \[N, H, W\]; it has .*output uint8"
+    ):
         build(path)
     assert nothing_was_kept(path)
 

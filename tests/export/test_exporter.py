@@ -1,4 +1,4 @@
-"""Exported files: the face, the manifest, the answers."""
+"""Exported files: the I/O contract, the manifest, the answers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sdi.runtime.common.strip import draw_strip
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.train.checkpoint import load_checkpoint, load_network
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from support import command, lively_checkpoint
 
 
 def pytorch_map(checkpoint, frames, raw=False):
-    face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=raw)
+    module = EngineModule(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=raw)
     with torch.inference_mode():
-        return face(torch.from_numpy(frames)).numpy()
+        return module(torch.from_numpy(frames)).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def frame():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_face_is_the_contract(exports, precision):
+def test_the_contract_is_kept(exports, precision):
     path = exports / f"tsernet-xs-{precision}.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (frame,), (saliency,) = session.get_inputs(), session.get_outputs()
@@ -221,7 +221,7 @@ def test_layers_and_their_work_are_counted(exports):
     assert half.layers["fp16"]["macs"] == 1.0
 
 
-def test_planar_face_takes_float_planes(checkpoint_file, tmp_path, frame):
+def test_planar_takes_float_planes(checkpoint_file, tmp_path, frame):
     checkpoint = load_checkpoint(checkpoint_file)
     done = export_onnx(checkpoint, ExportRequest(planar=True), tmp_path, checkpoint_sha256="0" * 64)
     assert done.path.name == "tsernet-xs-fp32-planar.onnx"
@@ -230,7 +230,7 @@ def test_planar_face_takes_float_planes(checkpoint_file, tmp_path, frame):
     (answer,) = session.run(None, {"frame": planes})
     assert (answer.dtype, answer.shape) == (np.float32, (1, 1, 64, 64))
     np.testing.assert_allclose(answer[:, 0], pytorch_map(checkpoint, frame, raw=True), atol=1e-5)
-    with pytest.raises(InputError, match="has not the face"):
+    with pytest.raises(InputError, match="breaks the I/O contract"):
         open_engine(done.path)
 
 

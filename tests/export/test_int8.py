@@ -115,7 +115,7 @@ def test_a_bound_that_cannot_be_held_fails(calibration):
 
 
 def test_a_failed_bound_writes_nothing(calibration, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "onnx_from_face", lambda face, shape: every_kind())
+    monkeypatch.setattr(exporter, "onnx_from_module", lambda module, shape: every_kind())
     request = ExportRequest("int8", int8=Int8Options(calibration, max_drop=0.0))
     out = tmp_path / "out"
     with pytest.raises(GateError, match="nothing was kept"):
@@ -214,7 +214,7 @@ def test_command_from_pictures_to_engine(strips, tmp_path):
     checkpoint = tmp_path / "best.pt"
     save_checkpoint(checkpoint, lively_checkpoint("minet", 64))
     calib, out = tmp_path / "calib", tmp_path / "out"
-    chosen = command("sdi-calibrate", "--images", strips / "Source Images", "--size", "6", "-o", calib)
+    chosen = command("sdi-calibrate", "--images", strips / "Source Images", "--count", "6", "-o", calib)
     assert chosen.returncode == 0, chosen.stderr
     arguments = ("--checkpoint", checkpoint, "--int8", "--calibration", calib, "--target", "onnx", "-o", out)
     done = command("sdi-export", *arguments, "--max-drop", "0.5", "--json")

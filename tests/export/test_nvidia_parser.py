@@ -1,4 +1,4 @@
-"""NVIDIA's own parser reads what is exported, and sees the same face. It needs no GPU."""
+"""NVIDIA's own parser reads what is exported, and sees the same inputs and outputs. It needs no GPU."""
 
 from __future__ import annotations
 

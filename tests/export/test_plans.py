@@ -24,7 +24,7 @@ FACE = {"frame": "UINT8", "saliency": "UINT8"}
 
 
 def looks_right(view, file, height, width):
-    """The parser's view of a whole network: our face, and every convolution of the file."""
+    """The parser's view of a whole network: our inputs and outputs, and every convolution of the file."""
     assert view.kinds == FACE
     assert view.shapes == {"frame": (1, height, width, 3), "saliency": (1, height, width)}
     kinds = [node.op_type for node in onnx.load(file, load_external_data=False).graph.node]
@@ -41,7 +41,7 @@ def calibration(tmp_path_factory):
     for kind in DEFECTS:
         for seed in range(3):
             write_image(folder / "images" / f"{kind}_{seed}.png", draw_strip(kind, seed, (64, 64))[0])
-    done = command("sdi-calibrate", "--images", folder / "images", "--size", "6", "-o", folder / "chosen")
+    done = command("sdi-calibrate", "--images", folder / "images", "--count", "6", "-o", folder / "chosen")
     assert done.returncode == 0, done.stderr
     return folder / "chosen"
 

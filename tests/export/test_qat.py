@@ -18,14 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_ranges import trained_ranges
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.runners import runner_from_onnx
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.train.checkpoint import load_network, save_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.models.deploy import absorb_batch_norm, deploy_form
 from sdi.train.preprocess import Preprocessing
@@ -45,11 +45,11 @@ class Exported:
         self.preprocessing: Preprocessing = model_spec(model).preprocessing
         absorb_batch_norm(self.network)
         self.frame = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
-        self.face = Face(self.network, self.preprocessing, (SIDE, SIDE), raw=True).eval()
-        self.picture = self.face.normalise(torch.from_numpy(self.frame))
+        self.module = EngineModule(self.network, self.preprocessing, (SIDE, SIDE), raw=True).eval()
+        self.picture = self.module.normalise(torch.from_numpy(self.frame))
         self.places = measure_places(self.network, [self.picture])
-        face = Face(deploy_form(self.network), self.preprocessing, (SIDE, SIDE), raw=True)
-        self.model = onnx_from_face(face, FrameShape(SIDE, SIDE))
+        module = EngineModule(deploy_form(self.network), self.preprocessing, (SIDE, SIDE), raw=True)
+        self.model = onnx_from_module(module, FrameShape(SIDE, SIDE))
         self.layers = quantizable_layers(self.model)
 
     def quantised(self) -> onnx.ModelProto:
@@ -114,7 +114,7 @@ def test_every_quantised_tensor_is_the_exports(exported: Exported, monkeypatch: 
     monkeypatch.setattr("sdi.train.qat.network.fake_quantised", checked)
     train_for_int8(exported.network, exported.places)
     with torch.inference_mode():
-        ours = exported.face(torch.from_numpy(exported.frame)).numpy()
+        ours = exported.module(torch.from_numpy(exported.frame)).numpy()
     del exported.network.maps
     assert not unseen
     np.testing.assert_allclose(ours, theirs["probability"], atol=2e-6)
@@ -215,9 +215,9 @@ def test_command_exports_what_was_trained(tmp_path: Path) -> None:
     checkpoint = lively_checkpoint("minet", SIDE)
     network = load_network(checkpoint)
     absorb_batch_norm(network)
-    face = Face(network, checkpoint.preprocessing, checkpoint.input_hw)
+    module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw)
     frames = torch.from_numpy(np.stack([draw_strip(kind, 1, (SIDE, SIDE))[0] for kind in DEFECTS]))
-    places = measure_places(network, [face.normalise(frames)])
+    places = measure_places(network, [module.normalise(frames)])
     path, out = tmp_path / "best.pt", tmp_path / "out"
     trained = replace(checkpoint, weights=network.state_dict(), training={"qat": places.to_dict()})
     save_checkpoint(path, trained)

@@ -19,7 +19,7 @@ from sdi.calibration.picture_set import SET_FILE
 from sdi.calibration.selection import choose_calibration_set
 from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.runners import runner_from_checkpoint
@@ -28,7 +28,7 @@ from sdi.export.precision import lowered_model
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import model_names, model_spec
 from sdi.train.models.deploy import deploy_form
 from support import NARROW, lively_checkpoint
@@ -63,8 +63,8 @@ def test_every_precision_is_within_its_bounds(name: str, calibration: Path, monk
     reference, feed, pictures = runner_from_checkpoint(checkpoint), Feed(checkpoint.input_hw), Pictures()
     maps = [reference(frame[None])[0] for _, frame in feed.frames(pictures)]
     assert max(float(np.ptp(each)) for each in maps) > 0.02
-    face = Face(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
-    traced = onnx_from_face(face, FrameShape(*checkpoint.input_hw))
+    module = EngineModule(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
+    traced = onnx_from_module(module, FrameShape(*checkpoint.input_hw))
     differences = []
     print()
     for precision, tolerance in TOLERANCES.items():

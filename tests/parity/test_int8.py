@@ -12,11 +12,11 @@ from sdi.export.accuracy import Validation
 from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.train.authors import checkpoint_from_authors
 from sdi.train.checkpoint import load_network
 from sdi.train.data import find_pairs, load_samples
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
 
@@ -24,8 +24,8 @@ from sdi.train.models.deploy import deploy_form
 def test_published_minet_keeps_its_scores_in_half_and_in_int8(steel_data, reference, tmp_path):
     """The bounds: FP16 loses at most .0005 S, INT8 .002 S and .001 MAE, calibrated on training pictures alone."""
     checkpoint = checkpoint_from_authors(reference / "minet_published.pth", "minet")
-    face = Face(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
-    model = onnx_from_face(face, FrameShape(*checkpoint.input_hw))
+    module = EngineModule(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
+    model = onnx_from_module(module, FrameShape(*checkpoint.input_hw))
     feed = Feed(checkpoint.input_hw)
     images = steel_data / "Source Images"
     choose_calibration_set(images, 32, held_out=find_held_out(images, None)).write(tmp_path / SET_FILE)

@@ -41,7 +41,7 @@ from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, 
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import model_spec
 
 PARITY, SELF_TEST = "sdi-parity", "self-test"
@@ -189,7 +189,7 @@ def test_the_planted_batch_statistics_are_pytorchs(engines):
         network.get_submodule(faults.norm_of(layer)).train()
     frame = FEED.frame(draw_strip("patch", 1)[0])[None]
     with torch.inference_mode():
-        wanted = Face(network, how, (256, 256), raw=True)(torch.from_numpy(frame)).numpy()
+        wanted = EngineModule(network, how, (256, 256), raw=True)(torch.from_numpy(frame)).numpy()
     assert len(layers) > 100
     np.testing.assert_allclose(FEED.runner(graph)(frame), wanted, rtol=0, atol=1e-3)
 
@@ -218,7 +218,7 @@ def test_nothing_is_kept_of_a_graph_that_was_traced_wrongly(
     request = ExportRequest(precision, int8=options)
     for harmed in (True, False):
         model = engines.graph("fp32", plant if harmed else lambda model: None)
-        monkeypatch.setattr(exporter, "onnx_from_face", lambda face, shape, model=model: model)
+        monkeypatch.setattr(exporter, "onnx_from_module", lambda module, shape, model=model: model)
         export = partial(export_onnx, trained(), request, tmp_path / "out", checkpoint_sha256="0" * 64)
         if harmed:
             with pytest.raises(GateError, match="nothing was kept"):
@@ -273,7 +273,7 @@ def other_training() -> Checkpoint:
     checkpoint = trained()
     network = load_network(checkpoint).train().requires_grad_(True)
     images, masks = zip(*(draw_strip(kind, 0, (256, 256)) for kind in DEFECTS), strict=True)
-    x = Face(network, checkpoint.preprocessing, (256, 256)).normalise(torch.from_numpy(np.stack(images)))
+    x = EngineModule(network, checkpoint.preprocessing, (256, 256)).normalise(torch.from_numpy(np.stack(images)))
     truth = torch.from_numpy(np.stack(masks)[:, None] / 255).float()
     model_spec("minet").loss(network(x), truth).backward()
     torch.optim.Adam(network.parameters(), lr=1e-2).step()

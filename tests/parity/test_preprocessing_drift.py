@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from sdi.export.half import half_model
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import read_image, resize_image, write_image
 from sdi.runtime.engine.batching import Batcher
@@ -32,7 +32,7 @@ from sdi.runtime.frame import Frame, Skipped
 from sdi.runtime.sources.images import ImageSource
 from sdi.train.augment import Augmentation, augment
 from sdi.train.data import Pair, load_samples
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.preprocess import GRAY_STEEL, HALF, IMAGENET, Normalise, Preprocessing
 from sdi.train.scores import predict_images
@@ -89,8 +89,12 @@ def engine_of(tmp_path_factory):
     def build(how: Preprocessing = IMAGENET, kind: str = "fp32") -> ProbedEngine:
         if (how, kind) not in made:
             torch.manual_seed(0)
-            face = Face(OneLayer().eval(), how, NETWORK_HW, resizes=True if kind == "dynamic" else None).eval()
-            model = onnx_from_face(face, FrameShape(*NETWORK_HW, dynamic=kind == "dynamic", free_batch=kind == "batch"))
+            module = EngineModule(
+                OneLayer().eval(), how, NETWORK_HW, resizes=True if kind == "dynamic" else None
+            ).eval()
+            model = onnx_from_module(
+                module, FrameShape(*NETWORK_HW, dynamic=kind == "dynamic", free_batch=kind == "batch")
+            )
             if kind == "fp16":
                 model = half_model(model)
             path = tmp_path_factory.mktemp("engine") / f"{kind}.onnx"
@@ -127,10 +131,10 @@ def runtime_tensor(path: Path, engine: ProbedEngine) -> np.ndarray:
 
 def evaluation_tensor(path: Path, how: Preprocessing = IMAGENET) -> np.ndarray:
     """(3, h, w) float32: what `sdi-eval --checkpoint` shows the network."""
-    face = Face(OneLayer().eval(), how, NETWORK_HW)
+    module = EngineModule(OneLayer().eval(), how, NETWORK_HW)
     seen: list[Tensor] = []
-    face.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    list(predict_images(face, [read_image(path)]))
+    module.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    list(predict_images(module, [read_image(path)]))
     return seen[0][0].numpy()
 
 
@@ -305,14 +309,14 @@ WRONG_ARRAYS = {
 def test_arrays_that_are_no_picture_are_refused_everywhere(name: str, engine_of) -> None:
     """A program that calls the library may hand over anything; nothing of it is cast, cut or repeated in silence."""
     image = WRONG_ARRAYS[name]
-    face = Face(OneLayer().eval(), IMAGENET, NETWORK_HW)
+    module = EngineModule(OneLayer().eval(), IMAGENET, NETWORK_HW)
     wrong = r"must be \(H, W, 3\) uint8 BGR"
     with pytest.raises(InputError, match=wrong):
         engine_of()(image)
     with pytest.raises(InputError, match=wrong):
         Batcher(engine_of(kind="batch"), 2)([np.ascontiguousarray(COLOUR[..., ::-1]), image])
     with pytest.raises(InputError, match=wrong):
-        list(predict_images(face, [image]))
+        list(predict_images(module, [image]))
 
 
 @pytest.mark.parametrize("frames", [(1, 8, 8, 4), (1, 8, 8, 1), (8, 8, 3), (1, 3, 8, 8)])
@@ -359,10 +363,10 @@ def test_views_and_strides_change_nothing(name: str, engine_of) -> None:
     Batcher(batched, 2)([view, np.ascontiguousarray(COLOUR)])
     assert np.array_equal(batched.seen[0], wanted)
 
-    face = Face(OneLayer().eval(), IMAGENET, NETWORK_HW)
+    module = EngineModule(OneLayer().eval(), IMAGENET, NETWORK_HW)
     seen: list[Tensor] = []
-    face.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    list(predict_images(face, [view]))
+    module.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    list(predict_images(module, [view]))
     assert np.array_equal(seen[0][0].numpy(), wanted)
 
 

@@ -31,9 +31,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sdi.export.onnx_model import FrameShape, onnx_from_face
-from sdi.export.parity.runners import runner_from_face, runner_from_onnx
-from sdi.train.face import Face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
+from sdi.export.parity.runners import runner_from_module, runner_from_onnx
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, model_names, model_spec
 from sdi.train.models.csepnet import ChannelAttention, CSEPNet
 from sdi.train.models.deploy import deploy_form
@@ -95,9 +95,9 @@ def exported() -> Callable[[str], tuple[Callable, Callable]]:
     def export(model: str) -> tuple[Callable, Callable]:
         if model not in made:
             network, how = random_variant(model, 1), model_spec(model).preprocessing
-            face = partial(Face, preprocessing=how, network_hw=(64, 96), raw=True)
-            onnx = onnx_from_face(face(deploy_form(network), resizes=True), FrameShape(64, 64, dynamic=True))
-            made[model] = runner_from_face(face(network)), runner_from_onnx(onnx, None)
+            module = partial(EngineModule, preprocessing=how, network_hw=(64, 96), raw=True)
+            onnx = onnx_from_module(module(deploy_form(network), resizes=True), FrameShape(64, 64, dynamic=True))
+            made[model] = runner_from_module(module(network)), runner_from_onnx(onnx, None)
         return made[model]
 
     return export

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -44,7 +46,7 @@ def test_windows_lie_within_the_frame_and_see_what_they_are_kept_for(grid: Windo
 @given(_grids())
 def test_neighbours_overlap_by_what_was_asked_and_part_it_in_the_middle(grid: WindowGrid) -> None:
     for spans in (grid.rows, grid.columns):
-        for before, after in zip(spans, spans[1:], strict=False):
+        for before, after in pairwise(spans):
             shared = before.start + before.length - after.start
             assert shared >= grid.overlap
             assert abs((before.start + before.length - before.kept_end) - (after.kept_start - after.start)) <= 1

@@ -66,7 +66,7 @@ def test_a_student_of_the_teacher_alone_learns_what_the_masks_do_not_say(tmp_pat
         trainer = Trainer("minet", build_model("minet"), recipe, empty, [], run, Setup(fabric, teachers=teachers))
         assert trainer.fit()
         with torch.inference_mode():
-            bright.append(float(trainer.network.eval()(trainer.face.normalise(frames))["s1"].mean()))
+            bright.append(float(trainer.network.eval()(trainer.engine_module.normalise(frames))["s1"].mean()))
     assert bright[0] < 0.1
     assert bright[1] == pytest.approx(taught, abs=0.1)
     assert load_checkpoint(run / "best.pt").training["teachers"] == list(Teachers([file]).files.values())

@@ -11,6 +11,7 @@ import numpy as np
 
 from sdi.runtime.common.classes import defect_class
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.inspection.defects import gray_level
 from sdi.train.data import Pair, read_truth
 from sdi.train.evaluation.failure_classes import FAILURE_CLASSES, failure_classes
@@ -83,7 +84,7 @@ class CleanSteel:
 
     @property
     def worst(self) -> tuple[str, float]:
-        """Name and area of the picture with the greatest area, the first where several have it."""
+        """Name and area of the picture with the maximum area, the first where several have it."""
         return max(self.areas.items(), key=lambda item: item[1])
 
     def to_dict(self) -> dict[str, float | int | str]:
@@ -99,12 +100,15 @@ class CleanSteel:
 
 
 def evaluate(
-    pairs: Sequence[Pair], source: MapSource, scorer: Scorer, *, keep: Keep | None = None, done: Callable[[], None]
+    pairs: Sequence[Pair],
+    source: MapSource,
+    scorer: Scorer,
+    *,
+    keep: Keep | None = None,
+    progress: Progress = SILENT,
 ) -> Evaluation:
     """Score the maps of `pairs`.
 
-    Args:
-        done: is called after each picture.
     Raises:
         InputError: a picture, mask or map is missing, unreadable or of the wrong size; the text names it.
         DeviceError: an engine or a worker failed.
@@ -124,10 +128,7 @@ def evaluate(
             gathered.append((failure_classes(truth), thumbnail(saliency)))
             yield saliency, truth
 
-    measured = []
-    for scores in scorer.measure(maps()):
-        measured.append(scores)
-        done()
+    measured = list(progress.track(scorer.measure(maps()), source.label, len(pairs)))
     cases = [
         Case(pair, scores, failures, preview)
         for pair, scores, (failures, preview) in zip(pairs, measured, gathered, strict=True)
@@ -136,16 +137,21 @@ def evaluate(
 
 
 def evaluate_clean(
-    pictures: Sequence[Path], source: MapSource, threshold: float, *, keep: Keep | None = None, done: Callable[[], None]
+    pictures: Sequence[Path],
+    source: MapSource,
+    threshold: float,
+    *,
+    keep: Keep | None = None,
+    progress: Progress = SILENT,
 ) -> CleanSteel:
     """False-positive area of each defect-free picture; the maps are taken as they are, never stretched."""
     level = gray_level(threshold)
     clean = CleanSteel(threshold)
-    for picture, saliency in zip(pictures, source.maps(pictures), strict=True):
+    maps = progress.track(source.maps(pictures), "clean steel", len(pictures))
+    for picture, saliency in zip(pictures, maps, strict=True):
         if keep is not None:
             keep(picture.stem, saliency)
         clean.areas[picture.stem] = float((saliency >= level).mean())
-        done()
     return clean
 
 

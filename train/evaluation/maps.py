@@ -1,4 +1,4 @@
-"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one face."""
+"""Where the maps that are scored come from: a folder, an engine or a checkpoint, behind one interface."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sdi.runtime.engine.tiling import Grids, Tiling, TrainedScale
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from sdi.train.face import Face
+    from sdi.train.engine_module import EngineModule
 
 __all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "NetworkOptions", "compared_maps"]
 
@@ -203,7 +203,7 @@ class CheckpointMaps(NetworkMaps):
         import torch
 
         from sdi.train.checkpoint import load_checkpoint, load_network
-        from sdi.train.face import Face
+        from sdi.train.engine_module import EngineModule
 
         options = options or NetworkOptions()
         device, tiling = options.device, options.tiling
@@ -215,7 +215,9 @@ class CheckpointMaps(NetworkMaps):
         if options.threads:
             torch.set_num_threads(options.threads)
         checkpoint = load_checkpoint(path)
-        self._face: Face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw).to(where)
+        self._module: EngineModule = EngineModule(
+            load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw
+        ).to(where)
         self._grids = Grids(tiling, TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw))
         self.batch, self.flips = options.batch, options.flips
         self.label = checkpoint.model
@@ -227,7 +229,7 @@ class CheckpointMaps(NetworkMaps):
         from sdi.train.scores import predict_images
 
         def answers(calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
-            return (answer for some in calls for answer in predict_images(self._face, some, self.batch))
+            return (answer for some in calls for answer in predict_images(self._module, some, self.batch))
 
         grids = [self._grids.of(_size_hw(image)) for image in images]
         try:

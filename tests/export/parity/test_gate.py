@@ -268,7 +268,7 @@ class _Plan:
 
 
 def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(checkpoint, engines, pictures, tmp_path, monkeypatch):
-    """Only the execution on a GPU is replaced: by ONNX Runtime, behind the same face."""
+    """Only the execution on a GPU is replaced: by ONNX Runtime, behind the same interface."""
     plan = rewrite(engines["fp32"], tmp_path / "minet-fp32.plan", target="tensorrt")
     opened = []
 

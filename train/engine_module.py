@@ -1,6 +1,7 @@
-"""The face every exported model has: uint8 BGR frames in, uint8 saliency out, all arithmetic inside.
+"""The module behind every engine: the I/O contract in PyTorch. docs/contract.md describes it.
 
-Evaluation during training runs the same module, so what is scored is what will be exported.
+Uint8 BGR frames go in, uint8 saliency comes out, and all arithmetic is inside. Evaluation during training runs the same
+module, so what is scored is what will be exported.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.preprocess import Normalise, Preprocessing
 
-__all__ = ["Face"]
+__all__ = ["EngineModule"]
 
 
-class Face(nn.Module):
+class EngineModule(nn.Module):
     """`frame` (N, H, W, 3) uint8 BGR -> `saliency` (N, H, W) uint8, probability x 255, rounded, never stretched.
 
     Args:

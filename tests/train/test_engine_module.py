@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import build_model, model_spec
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.models.deploy import deploy_form
@@ -26,10 +26,10 @@ def network() -> SaliencyNetwork:
 def test_answers_the_rounded_probabilities_of_the_network(network: SaliencyNetwork) -> None:
     how = model_spec("minet").preprocessing
     p = network(Normalise(how)(frames(2, 64, 64)))["s1"][:, 0]
-    answer = Face(network, how, (64, 64))(frames(2, 64, 64))
+    answer = EngineModule(network, how, (64, 64))(frames(2, 64, 64))
     assert answer.dtype == torch.uint8
     assert torch.equal(answer, (p * 255).round().to(torch.uint8))
-    assert torch.equal(Face(network, how, (64, 64), raw=True)(frames(2, 64, 64)), p)
+    assert torch.equal(EngineModule(network, how, (64, 64), raw=True)(frames(2, 64, 64)), p)
 
 
 @torch.inference_mode()
@@ -37,7 +37,7 @@ def test_resizes_frames_to_the_network_and_the_map_back(network: SaliencyNetwork
     how = model_spec("minet").preprocessing
     x = F.interpolate(Normalise(how)(frames(1, 50, 90)), size=(64, 64), mode="bilinear")
     wanted = F.interpolate(network(x)["s1"], size=(50, 90), mode="bilinear")[:, 0]
-    answer = Face(network, how, (64, 64), raw=True)(frames(1, 50, 90))
+    answer = EngineModule(network, how, (64, 64), raw=True)(frames(1, 50, 90))
     torch.testing.assert_close(answer, wanted, rtol=0, atol=1e-6)
 
 
@@ -58,7 +58,7 @@ class OneBrightPixel(SaliencyNetwork):
 
 @torch.inference_mode()
 def test_never_stretches_a_map() -> None:
-    answer = Face(OneBrightPixel().eval(), model_spec("minet").preprocessing, (32, 32))(frames(1, 32, 32))
+    answer = EngineModule(OneBrightPixel().eval(), model_spec("minet").preprocessing, (32, 32))(frames(1, 32, 32))
     assert answer[0, 3, 5] == 102  # .4 x 255
     assert answer.unique().tolist() == [51, 102]
 
@@ -66,5 +66,5 @@ def test_never_stretches_a_map() -> None:
 @torch.inference_mode()
 def test_the_deploy_form_gives_the_same_levels(network: SaliencyNetwork) -> None:
     how = model_spec("minet").preprocessing
-    one, other = (Face(n, how, (64, 64))(frames(2, 64, 64)) for n in (network, deploy_form(network)))
+    one, other = (EngineModule(n, how, (64, 64))(frames(2, 64, 64)) for n in (network, deploy_form(network)))
     assert (one.int() - other.int()).abs().max() <= 1
