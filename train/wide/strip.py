@@ -12,7 +12,7 @@ import numpy as np
 from sdi.runtime.common.errors import InputError
 from sdi.train.data import Sample
 from sdi.train.wide.quilting import Quilt, quilt
-from sdi.train.wide.surface import Cutout, Surface, surface_of
+from sdi.train.wide.surface import Cutout, surface_of
 
 __all__ = ["StripMaker", "StripPlan"]
 
@@ -70,10 +70,7 @@ class StripMaker:
     def draw(self, plan: StripPlan) -> Sample:
         """One strip with its mask: gray, as (H, W, 3) uint8 BGR; named after the picture whose surface it has."""
         rng = np.random.default_rng([plan.seed, 0x57121])
-        if plan.surface is None:
-            ground = self.grounds[rng.integers(len(self.grounds))]
-        else:
-            ground = plan.surface
+        ground = self.grounds[rng.integers(len(self.grounds))] if plan.surface is None else plan.surface
         surface = self.surfaces[ground]
         alike = np.argsort(np.square(self._looks - self._looks[ground]).sum(1), kind="stable")
         reflectance = self._background(alike, plan.size_hw, rng)
@@ -94,7 +91,8 @@ class StripMaker:
                 patches += len(self._corners[n])
         spread = [float(np.exp(self.surfaces[n].look[1])) for n in chosen]  # of the fine texture
         textures = [
-            1 + (self.surfaces[n].reflectance - 1) * np.float32(min(spread[0] / own, _LOUDER)) for n, own in zip(chosen, spread, strict=True)
+            1 + (self.surfaces[n].reflectance - 1) * np.float32(min(spread[0] / own, _LOUDER))
+            for n, own in zip(chosen, spread, strict=True)
         ]
         return quilt(textures, [self._corners[n] for n in chosen], size_hw, rng, _QUILT)
 
@@ -106,8 +104,7 @@ def _add_defects(
     if not cutouts:
         return
     # None twice, and of those that a picture's border cuts, which can lie at the frame's edge alone, not too many.
-    order = rng.permutation(len(cutouts))
-    order = [n for n in order if not any(cutouts[n].cut) or rng.random() < _CUT]
+    order = [n for n in rng.permutation(len(cutouts)) if not any(cutouts[n].cut) or rng.random() < _CUT]
     taken = np.zeros(mask.shape, np.uint8)
     for n in order[:groups]:
         cutout = cutouts[n]
@@ -121,9 +118,7 @@ def _add_defects(
                 break
 
 
-def _place(
-    cutout: Cutout, size_hw: tuple[int, ...], rng: np.random.Generator
-) -> tuple[slice, slice] | None:
+def _place(cutout: Cutout, size_hw: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, slice] | None:
     """Somewhere it fits whole, or at the edge that cuts it as its picture did; None where there is no such place."""
     style = rng.random()
     starts = []

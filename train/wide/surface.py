@@ -92,8 +92,10 @@ def surface_of(sample: Sample) -> Surface | None:
     burnt = cv2.GaussianBlur((gray >= 254).astype(np.float32), (0, 0), 4.0) > _BURNT
     free = steel & ~burnt & (_grown(np.where(odd, np.uint8(255), np.uint8(0)), 3) == 0)
     texture = reflectance - cv2.GaussianBlur(reflectance, (0, 0), 1.5)
-    across, along = (np.abs(np.diff(smooth, axis=axis))[steel[: gray.shape[0] - (1 - axis), : gray.shape[1] - axis]]
-                     for axis in (1, 0))
+    across, along = (
+        np.abs(np.diff(smooth, axis=axis))[steel[: gray.shape[0] - (1 - axis), : gray.shape[1] - axis]]
+        for axis in (1, 0)
+    )
     level = float(light[steel].mean())
     look = np.log([level, texture[steel].std() + 1e-3, deviation, (along.mean() + 1e-4) / (across.mean() + 1e-4)])
     cutouts = tuple(_cutouts(reflectance, sample.mask, np.abs(smooth - 1) > 2 * deviation))
@@ -110,7 +112,7 @@ def _light(gray: np.ndarray, steel: np.ndarray) -> np.ndarray:
     for sigma, share in ((_LIGHT, 1.0), (4 * _LIGHT, 1e-2)):  # the wide one counts deep inside large defects
         for n, part in enumerate((seen, total)):
             blurred = cv2.GaussianBlur(part, (0, 0), sigma / _COARSE, borderType=cv2.BORDER_REFLECT)
-            sums[n] += share * blurred
+            sums[n] = sums[n] + share * blurred
     light = sums[0] / np.maximum(sums[1], 1e-6)
     return cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC)
 
