@@ -168,7 +168,7 @@ def _decode(path: Path, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"cannot decode image {path}: it is corrupt, or no 8 or 16 bit BMP, PNG, JPEG or TIFF")
     if image.dtype == np.uint16:
-        image = _LEVELS[image]
+        image = _LEVELS[image.astype(np.uint16, copy=False)]
     if image.dtype != np.uint8:
         raise InputError(f"image {path} holds {image.dtype} values; expected 8 or 16 bit integers, convert it first")
     return image
