@@ -1,4 +1,4 @@
-# The bindings bring no types. Checkers then accept any name; a test checks our calls against stubs made from the library.
+# The bindings bring no types, so checkers accept any name here. A test checks our calls against stubs from the library.
 from typing import Any
 
 def __getattr__(name: str) -> Any: ...
