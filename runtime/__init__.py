@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdi.runtime.common.errors import DeviceError, GateError, InputError, SdiError
-    from sdi.runtime.common.images import read_image, write_image
+    from sdi.runtime.common.images import decode_image, read_image, write_image
     from sdi.runtime.engine.base import Engine
     from sdi.runtime.engine.manifest import Manifest, read_manifest
     from sdi.runtime.engine.open import open_engine
@@ -43,6 +43,7 @@ _HOMES = {
     "Sink": "sinks.base",
     "Skipped": "frame",
     "Source": "sources.base",
+    "decode_image": "common.images",
     "default_engine": "engine.shipped",
     "find_regions": "inspection.defects",
     "open_engine": "engine.open",
@@ -71,6 +72,7 @@ __all__ = [
     "Sink",
     "Skipped",
     "Source",
+    "decode_image",
     "default_engine",
     "find_regions",
     "open_engine",

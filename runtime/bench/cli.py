@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,24 +73,29 @@ def bench_command(
     sizes: list[tuple[int, int]] = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
     if json and markdown:
         raise InputError("--json and --markdown exclude each other; give one of them")
-    report = _measure(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads)
+    report = _measure(_Request(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads))
     if json:
         print_json(report)
     else:
         _show(report, markdown)
 
 
-def _measure(
-    paths: list[Path],
-    source: str | None,
-    batches: list[int],
-    sizes: list[tuple[int, int]],
-    size_given: bool,
-    seconds: float,
-    warmup: int,
-    device: str,
-    threads: int | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Request:
+    """What to measure, and how."""
+
+    paths: list[Path]
+    source: str | None
+    batches: list[int]
+    sizes: list[tuple[int, int]]
+    size_given: bool
+    seconds: float
+    warmup: int
+    device: str
+    threads: int | None
+
+
+def _measure(request: _Request) -> dict[str, Any]:
     from rich.progress import Progress
 
     from sdi.runtime.bench.loop import measure_loops, measure_source
@@ -97,13 +103,14 @@ def _measure(
     from sdi.runtime.engine.open import open_engine
     from sdi.runtime.sources.open import open_source
 
+    source, batches, sizes, seconds = request.source, request.batches, request.sizes, request.seconds
     before = describe_machine()
     alone: list[dict[str, Any]] = []
     starts = []
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(path, device, threads)) for path in paths]
+        engines = [stack.enter_context(open_engine(path, request.device, request.threads)) for path in request.paths]
         for opened in engines:
-            if size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
+            if request.size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
                 raise InputError(
                     f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --frame out"
                 )
@@ -114,7 +121,7 @@ def _measure(
         for size_hw in sizes:
             for count in batches:
                 progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
-                alone += _measure_alone(engines, size_hw, count, seconds, warmup)
+                alone += _measure_alone(engines, size_hw, count, seconds, request.warmup)
                 progress.advance(work)
         progress.update(work, description="engines in the loop")
         strips = [strip_frames(each.frame_hw or sizes[0]) for each in engines]
@@ -132,7 +139,7 @@ def _measure(
         progress.advance(work)
         for opened in engines:
             progress.update(work, description=f"{opened.path.name} in a fresh process")
-            start = measure_start(opened.path, device, threads, opened.frame_hw or sizes[0])
+            start = measure_start(opened.path, request.device, request.threads, opened.frame_hw or sizes[0])
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
             progress.advance(work)
         names = [str(opened.path) for opened in engines]
@@ -140,7 +147,7 @@ def _measure(
         "machine": before,
         "load_1min_after": (after := describe_machine())["load_1min"],
         "cpu0_mhz_after": after["cpu0_mhz"],
-        "threads": threads,
+        "threads": request.threads,
         "engines": alone,
         "loop": [
             {"engine": name, "source": source or "synthetic strip", **metrics}
