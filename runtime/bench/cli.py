@@ -70,7 +70,7 @@ def bench_command(
     """
     batches = [_positive(part, "--batch", "1,2,4") for part in batch.split(",")]
     frame = renamed_option("--frame", frame, "--size", size)
-    sizes = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
+    sizes: list[tuple[int, int]] = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
     if json and markdown:
         raise InputError("--json and --markdown exclude each other; give one of them")
     report = _measure(_Request(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads))
