@@ -12,6 +12,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from sdi.train.data import Pair
     from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
-    from sdi.train.evaluation.maps import MapSource
+    from sdi.train.evaluation.maps import MapSource, NetworkOptions
 
 __all__ = ["main"]
 
@@ -120,6 +121,9 @@ def eval_command(
     json: Annotated[
         bool, typer.Option("--json", help="Print scores and curves as JSON.", rich_help_panel=_OUT)
     ] = False,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)
@@ -175,9 +179,10 @@ def eval_command(
     from sdi.runtime.common.files import write_text
     from sdi.runtime.common.images import list_images
     from sdi.runtime.common.output_folder import claim_folder
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
     from sdi.train.data import choose_layout, find_pairs, read_truth, refuse_doubtful_masks
     from sdi.train.evaluation.baseline import keep_evaluation, read_baseline
-    from sdi.train.evaluation.maps import compared_maps
+    from sdi.train.evaluation.maps import NetworkOptions, compared_maps
     from sdi.train.evaluation.paper_tables import dataset_of
     from sdi.train.evaluation.results import Results
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
@@ -194,8 +199,9 @@ def eval_command(
     others = compared_maps(compare or [])
     for other in others:
         other.check([pair.image for pair in pairs])
+    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel))
     with ExitStack() as stack:
-        source = stack.enter_context(_open_source(checkpoint, engine, maps, device, threads, batch, flips))
+        source = stack.enter_context(_open_source(checkpoint, engine, maps, options))
         source.check([*(pair.image for pair in pairs), *clean_pictures])
         if report is not None:
             from sdi.train.evaluation.report import write_report  # what is not installed shows before the work
@@ -243,22 +249,14 @@ def _test_split(data: Path, layout: str | None) -> frozenset[str]:
     return frozenset(pair.name for pair in find_pairs(data, "test", layout=layout))
 
 
-def _open_source(
-    checkpoint: Path | None,
-    engine: Path | None,
-    maps: Path | None,
-    device: str,
-    threads: int | None,
-    batch: int,
-    flips: bool,
-) -> MapSource:
+def _open_source(checkpoint: Path | None, engine: Path | None, maps: Path | None, options: NetworkOptions) -> MapSource:
     from sdi.train.evaluation.maps import CheckpointMaps, EngineMaps, FolderMaps
 
     if checkpoint is not None:
         with log.status("loading PyTorch"):
-            return CheckpointMaps(checkpoint, device, threads, batch, flips)
+            return CheckpointMaps(checkpoint, options)
     if engine is not None:
-        return EngineMaps(engine, device, threads, batch, flips)
+        return EngineMaps(engine, options)
     if maps is not None:
         return FolderMaps(maps)
     raise InputError(_ONE_OF)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.runtime.doctor.gpu_state import GpuState
@@ -31,29 +33,30 @@ _LOOP_COLUMNS = [
 def bench_command(
     engine: Annotated[list[Path], typer.Option("--engine", "-e", help="An ONNX file or a plan; repeat to compare.")],
     source: Annotated[
-        str | None, typer.Option(help="What the loop reads, as sdi-run takes it. Default: synthetic strip.")
+        str | None, typer.Option(help="Source for the loop, as for sdi-run. Default: synthetic strip.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4; where the engine leaves it open.")] = "1",
-    size: Annotated[
-        str | None, typer.Option(help="Sizes HxW, e.g. 200x200,480x640; where the engine leaves it open.")
+    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4, for engines of any batch.")] = "1",
+    frame: Annotated[
+        str | None, typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size.")
     ] = None,
+    size: Annotated[str | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement that are not kept.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement; they are not counted.")] = 5,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print all figures as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON.")] = False,
 ) -> None:
     """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
 
-    Several engines take turns within each measurement, so that a busy spell of the machine meets all; `ratio` is
-    the first engine's median over this one's: above 1 is faster. The loop takes turns with the engine alone, and
-    `of_alone` is its rate over that one's. `age` is from a frame's capture to its verdict; frames of files wait in a
-    queue first.
+    Several engines take turns within each measurement, so a busy spell of the machine slows all of them. `ratio` is the
+    median of the first engine divided by the median of this one: above 1 is faster. The loop takes turns with the
+    engine alone; `of_alone` is the rate in the loop divided by the rate alone. `age` is the time from the capture of a
+    frame to its verdict; frames of files wait in a queue first.
 
-    On a GPU there are also a plan's time on the device itself, by CUDA events (upload, network and download), the GPU's
-    clock, and what held it down: each is looked at under load, before and after a measurement. A row that is marked
-    `throttled` says less about the engine than about cooling and power.
+    On a GPU, the time of a plan on the device is measured too, by CUDA events (upload, network and download). The clock
+    of the GPU, and what slows it, are read under load before and after each measurement. A row with `throttled` shows
+    the limits of cooling and power rather than those of the engine.
 
     Exit codes: 0 measured, 2 wrong use or a bad engine, 3 a device failed.
 
@@ -66,27 +69,33 @@ def bench_command(
       sdi-bench --engine minet-fp16.plan --source line.mp4 --json > bench.json
     """
     batches = [_positive(part, "--batch", "1,2,4") for part in batch.split(",")]
-    sizes = [_size(part) for part in size.split(",")] if size else [_DEFAULT_HW]
+    frame = renamed_option("--frame", frame, "--size", size)
+    sizes = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
     if json and markdown:
         raise InputError("--json and --markdown exclude each other; give one of them")
-    report = _measure(engine, source, batches, sizes, bool(size), seconds, warmup, device, threads)
+    report = _measure(_Request(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads))
     if json:
         print_json(report)
     else:
         _show(report, markdown)
 
 
-def _measure(
-    paths: list[Path],
-    source: str | None,
-    batches: list[int],
-    sizes: list[tuple[int, int]],
-    size_given: bool,
-    seconds: float,
-    warmup: int,
-    device: str,
-    threads: int | None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Request:
+    """What to measure, and how."""
+
+    paths: list[Path]
+    source: str | None
+    batches: list[int]
+    sizes: list[tuple[int, int]]
+    size_given: bool
+    seconds: float
+    warmup: int
+    device: str
+    threads: int | None
+
+
+def _measure(request: _Request) -> dict[str, Any]:
     from rich.progress import Progress
 
     from sdi.runtime.bench.loop import measure_loops, measure_source
@@ -94,15 +103,16 @@ def _measure(
     from sdi.runtime.engine.open import open_engine
     from sdi.runtime.sources.open import open_source
 
+    source, batches, sizes, seconds = request.source, request.batches, request.sizes, request.seconds
     before = describe_machine()
     alone: list[dict[str, Any]] = []
     starts = []
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(path, device, threads)) for path in paths]
+        engines = [stack.enter_context(open_engine(path, request.device, request.threads)) for path in request.paths]
         for opened in engines:
-            if size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
+            if request.size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
                 raise InputError(
-                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --size out"
+                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --frame out"
                 )
             if opened.batch is not None and batches not in ([1], [opened.batch]):
                 raise InputError(f"{opened.path} takes batches of {opened.batch} alone; leave --batch out")
@@ -111,7 +121,7 @@ def _measure(
         for size_hw in sizes:
             for count in batches:
                 progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
-                alone += _measure_alone(engines, size_hw, count, seconds, warmup)
+                alone += _measure_alone(engines, size_hw, count, seconds, request.warmup)
                 progress.advance(work)
         progress.update(work, description="engines in the loop")
         strips = [strip_frames(each.frame_hw or sizes[0]) for each in engines]
@@ -129,7 +139,7 @@ def _measure(
         progress.advance(work)
         for opened in engines:
             progress.update(work, description=f"{opened.path.name} in a fresh process")
-            start = measure_start(opened.path, device, threads, opened.frame_hw or sizes[0])
+            start = measure_start(opened.path, request.device, request.threads, opened.frame_hw or sizes[0])
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
             progress.advance(work)
         names = [str(opened.path) for opened in engines]
@@ -137,11 +147,11 @@ def _measure(
         "machine": before,
         "load_1min_after": (after := describe_machine())["load_1min"],
         "cpu0_mhz_after": after["cpu0_mhz"],
-        "threads": threads,
+        "threads": request.threads,
         "engines": alone,
         "loop": [
-            {"engine": name, "source": source or "synthetic strip", **figures}
-            for name, figures in zip(names, loops, strict=True)
+            {"engine": name, "source": source or "synthetic strip", **metrics}
+            for name, metrics in zip(names, loops, strict=True)
         ],
         "start": starts,
     }
@@ -150,10 +160,10 @@ def _measure(
 def _measure_alone(
     engines: list[Engine], size_hw: tuple[int, int], count: int, seconds: float, warmup: int
 ) -> list[dict[str, Any]]:
-    """A row an engine; on a GPU with its own time, and its state before and after."""
+    """One row for each engine; on a GPU with the time on the device, and the GPU's state before and after."""
     import numpy as np
 
-    from sdi.runtime.bench.measure import device_figures, latency_figures, strip_frames, time_calls
+    from sdi.runtime.bench.measure import device_metrics, latency_metrics, strip_frames, time_calls
 
     inputs: list[np.ndarray] = []
     for opened in engines:
@@ -162,20 +172,20 @@ def _measure_alone(
     calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
     looks = _looks(engines, calls)
     timed = [
-        latency_figures(values, len(given))
+        latency_metrics(values, len(given))
         for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
     ]
     facts = _gpu_facts(engines, looks, _looks(engines, calls))
     rows = []
-    for opened, given, figures, gpu in zip(engines, inputs, timed, facts, strict=True):
-        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **figures}
-        row["ratio"] = timed[0]["p50_ms"] / figures["p50_ms"]
-        rows.append({**row, **gpu, **device_figures(opened, given)})
+    for opened, given, metrics, gpu in zip(engines, inputs, timed, facts, strict=True):
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **metrics}
+        row["ratio"] = timed[0]["p50_ms"] / metrics["p50_ms"]
+        rows.append({**row, **gpu, **device_metrics(opened, given)})
     return rows
 
 
 def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list[GpuState | None]:
-    """The GPU under each engine's load; None for one that has no GPU, or where nothing tells of it."""
+    """The GPU under each engine's load; None without a GPU, or where its state cannot be read."""
     from sdi.runtime.bench.measure import state_under_load
 
     return [state_under_load(call) if opened.on_gpu else None for opened, call in zip(engines, calls, strict=True)]
@@ -184,15 +194,15 @@ def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list
 def _gpu_facts(
     engines: list[Engine], before: list[GpuState | None], after: list[GpuState | None]
 ) -> list[dict[str, Any]]:
-    """For each engine on a GPU both looks, and what throttled it (None: nobody knows); else nothing."""
+    """For each engine on a GPU its state before and after, and what throttled it (None: unknown); else nothing."""
     from sdi.runtime.doctor.gpu_state import throttling
 
     facts: list[dict[str, Any]] = []
     for opened, *looks in zip(engines, before, after, strict=True):
         states = [look.to_dict() if look else None for look in looks]
         known = any(look is not None for look in looks)
-        told = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
-        facts.append(told if opened.on_gpu else {})
+        row = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
+        facts.append(row if opened.on_gpu else {})
     return facts
 
 
@@ -201,8 +211,8 @@ def _show(report: dict[str, Any], markdown: bool) -> None:
     out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
     out.print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
     load = machine["load_1min"]
-    if load is not None and load > 0.5:  # others' work stands in every figure
-        out.print(f"Other work was running at the start (load {load:.1f}): ratios tell more than times.")
+    if load is not None and load > 0.5:  # other work slows every measurement
+        out.print(f"Other work was running at the start (load {load:.1f}): trust ratios more than times.")
     engines = [_engine_cells(row) for row in report["engines"]]
     columns = ["engine", "batch", "size", *_COLUMNS]
     in_loop = _LOOP_COLUMNS
@@ -266,11 +276,11 @@ def _positive(text: str, option: str, example: str) -> int:
     return int(text)
 
 
-def _size(text: str) -> tuple[int, int]:
+def _size_hw(text: str) -> tuple[int, int]:
     height, cross, width = text.partition("x")
     if not cross:
-        raise InputError(f"--size takes HxW, got {text!r}; e.g. --size 200x200,480x640")
-    return _positive(height, "--size", "200x200"), _positive(width, "--size", "200x200")
+        raise InputError(f"--frame takes HxW, got {text!r}; e.g. --frame 200x200,480x640")
+    return _positive(height, "--frame", "200x200"), _positive(width, "--frame", "200x200")
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def test_edited_hashes_are_noticed(chosen, tmp_path):
 
 
 def test_command_writes_a_set_and_keeps_an_earlier_one(folder, tmp_path):
-    arguments = ("--images", folder, "--size", "6", "-o", tmp_path / "calib")
+    arguments = ("--images", folder, "--count", "6", "-o", tmp_path / "calib")
     done = command("sdi-calibrate", *arguments, "--json", "--engine", "tsernet-lite")
     assert done.returncode == 0, done.stderr
     found = read_calibration_set(tmp_path / "calib")
