@@ -343,4 +343,6 @@ def _manifest(
         quantisation=quantisation.summary() if quantisation is not None else {},
         notes=converted.notes,
         profile=request.profile(checkpoint.input_hw),
+        native_hw=checkpoint.native_hw,
+        mm_per_pixel=checkpoint.mm_per_pixel,
     )

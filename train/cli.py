@@ -41,6 +41,14 @@ def train_command(
         Path | None,
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_DATA),
     ] = None,
+    mm_per_pixel: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of the pictures: with it, sdi-run --mm-per-pixel shows the network steel at this scale, "
+            "whatever the camera's.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     val: Annotated[
         str | None,
         typer.Option(
@@ -208,7 +216,7 @@ def train_command(
     plan = plan_training(
         TrainOptions(
             model=model,
-            data=DataLocation(folder, images, masks, layout),
+            data=DataLocation(folder, images, masks, layout, mm_per_pixel),
             recipe=recipe,
             fields={name: value for name, value in fields.items() if value is not None},
             settings=tuple(settings or ()),

@@ -11,6 +11,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from sdi.train.data import Pair
     from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
-    from sdi.train.evaluation.maps import MapSource
+    from sdi.train.evaluation.maps import MapSource, NetworkOptions
 
 __all__ = ["main"]
 
@@ -103,6 +104,9 @@ def eval_command(
     json: Annotated[
         bool, typer.Option("--json", help="Print scores and curves as JSON.", rich_help_panel=_OUT)
     ] = False,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)
@@ -156,8 +160,9 @@ def eval_command(
     from sdi.runtime.common.files import write_text
     from sdi.runtime.common.images import list_images
     from sdi.runtime.common.output_folder import claim_folder
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
     from sdi.train.data import find_pairs
-    from sdi.train.evaluation.maps import compared_maps
+    from sdi.train.evaluation.maps import NetworkOptions, compared_maps
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
 
     if images is not None or masks is not None:  # SDI_DATA may be set as well
@@ -168,8 +173,9 @@ def eval_command(
     others = compared_maps(compare or [])
     for other in others:
         other.check([pair.image for pair in pairs])
+    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel))
     with ExitStack() as stack:
-        source = stack.enter_context(_open_source(checkpoint, engine, maps, device, threads, batch, flips))
+        source = stack.enter_context(_open_source(checkpoint, engine, maps, options))
         source.check([*(pair.image for pair in pairs), *clean_pictures])
         if report is not None:
             from sdi.train.evaluation.report import write_report  # what is not installed shows before the work
@@ -196,22 +202,14 @@ def eval_command(
         log.print(f"wrote {path}")
 
 
-def _open_source(
-    checkpoint: Path | None,
-    engine: Path | None,
-    maps: Path | None,
-    device: str,
-    threads: int | None,
-    batch: int,
-    flips: bool,
-) -> MapSource:
+def _open_source(checkpoint: Path | None, engine: Path | None, maps: Path | None, options: NetworkOptions) -> MapSource:
     from sdi.train.evaluation.maps import CheckpointMaps, EngineMaps, FolderMaps
 
     if checkpoint is not None:
         with log.status("loading PyTorch"):
-            return CheckpointMaps(checkpoint, device, threads, batch, flips)
+            return CheckpointMaps(checkpoint, options)
     if engine is not None:
-        return EngineMaps(engine, device, threads, batch, flips)
+        return EngineMaps(engine, options)
     if maps is not None:
         return FolderMaps(maps)
     raise InputError(_ONE_OF)

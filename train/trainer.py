@@ -342,9 +342,17 @@ class Trainer:
                     weights=self.product.state_dict(),
                     metrics=metrics or {},
                     training=training,
+                    native_hw=self._native_hw,
+                    mm_per_pixel=self.setup.data.mm_per_pixel,
                 ),
             )
         self.fabric.barrier()
+
+    @cached_property
+    def _native_hw(self) -> tuple[int, int]:
+        """The size of a training picture, the median of each side."""
+        height, width = np.median([sample.image.shape[:2] for sample in self.samples], axis=0).round().astype(int)
+        return int(height), int(width)
 
     @cached_property
     def _pictures(self) -> str:

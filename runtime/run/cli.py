@@ -12,6 +12,7 @@ import typer
 
 from sdi.runtime.common.console import run_app, single_command
 from sdi.runtime.common.errors import InputError, SdiError
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.renamed import renamed_option
 
 __all__ = ["main"]
@@ -130,9 +131,9 @@ def run_command(
             help="Region where defects count, in pixels: x,y,w,h or a polygon 'x,y;x,y;x,y'.", rich_help_panel=_HOW
         ),
     ] = None,
-    mm_per_pixel: Annotated[
-        float | None, typer.Option(help="Scale: records tell millimetres too.", rich_help_panel=_HOW)
-    ] = None,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     alarm_frames: Annotated[
         int,
         typer.Option(
@@ -227,8 +228,9 @@ def run_command(
     if max_age_ms is not None and not max_age_ms > 0:
         raise InputError(f"--max-age-ms must be above 0, got {max_age_ms}")
 
-    from sdi.runtime.engine.open import open_engine
+    from sdi.runtime.engine.open import open_tiled
     from sdi.runtime.engine.shipped import default_engine
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
     from sdi.runtime.inspection.defects import DefectRule
     from sdi.runtime.inspection.inspector import Inspector
     from sdi.runtime.inspection.roi import parse_roi
@@ -261,7 +263,8 @@ def run_command(
         overwrite=overwrite,
     )
     with ExitStack() as stack:
-        loaded = stack.enter_context(open_engine(engine or default_engine(), device, threads))
+        windows = Tiling(parse_tile(tile), overlap, mm_per_pixel)
+        loaded = stack.enter_context(open_tiled(engine or default_engine(), device, threads, windows))
         introduce(loaded, len(specs))
         loaded.self_test()
         # After the engine: a camera that nobody reads while one is loaded fills its buffers with old frames.
