@@ -26,22 +26,22 @@ def calibrate_command(
     images: Annotated[Path, typer.Option(help="Folder of real pictures of the line.")],
     names: Annotated[
         Path | None,
-        typer.Option(help="Text file of stems, one a line: choose among these alone, e.g. the training split."),
+        typer.Option(help="Text file of stems, one a line. Only these are candidates, e.g. the training split."),
     ] = None,
     test: Annotated[
         Path | None,
         typer.Option(
-            help="Split file or folder of test pictures, which are never chosen, under whatever name. Default: "
-            "test.txt in the folder of --images or beside it, or a folder test-images beside it."
+            help="Split file or folder of test pictures: they are never chosen, even under another name. Default: "
+            "test.txt in --images or beside it, or a folder test-images beside it."
         ),
     ] = None,
     count: Annotated[int | None, typer.Option(min=1, help=f"Pictures to choose. Default: {_COUNT}.")] = None,
     size: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
-    seed: Annotated[int, typer.Option(help="Chooses the picture that each class starts from.")] = 0,
+    seed: Annotated[int, typer.Option(help="Chooses the first picture of each class.")] = 0,
     engine: Annotated[
         Path | None,
         typer.Option(
-            help="An engine of the network that this is for, a file or a name of sdi-run --list: the fingerprint then "
+            help="An engine of the network to calibrate: a file, or a name from sdi-run --list. The fingerprint then "
             "covers its preprocessing and weights too."
         ),
     ] = None,
@@ -51,10 +51,10 @@ def calibrate_command(
 ) -> None:
     """Choose the pictures that INT8 ranges will be measured on.
 
-    The same share of every defect class (the file name before its last '_'), and within it pictures as different as
-    can be in brightness, contrast, texture and layout. Copies, near copies and test pictures are left out by name;
-    corrupt, constant and random pictures are refused. Writes their hashes and one fingerprint; sdi-export --int8
-    keeps the ranges it measures in the same folder.
+    Every defect class (the file name before its last '_') gives the same share, and within a class the pictures differ
+    as much as possible in brightness, contrast, texture and layout. Copies, near copies and test pictures are left out
+    and listed; corrupt, constant and random pictures are refused. The command writes the hashes of the pictures and one
+    fingerprint. sdi-export --int8 keeps the ranges that it measures in the same folder.
 
     Examples:
 

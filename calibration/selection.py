@@ -47,8 +47,8 @@ def find_held_out(images: Path, test: Path | None) -> HeldOut:
     """
     if test is None:
         parent = images.resolve().parent
-        places = (images / "test.txt", parent / "test.txt", parent / "test-images")
-        test = next((path for path in places if path.exists() and path.resolve() != images.resolve()), None)
+        candidates = (images / "test.txt", parent / "test.txt", parent / "test-images")
+        test = next((path for path in candidates if path.exists() and path.resolve() != images.resolve()), None)
         if test is None:
             return HeldOut()
     if test.is_dir():
@@ -73,7 +73,7 @@ def choose_calibration_set(
     Args:
         names: take only pictures with these stems, e.g. those of the training split.
         held_out: pictures to stay away from.
-        seed: chooses the picture that each class starts from.
+        seed: chooses the first picture of each class.
         progress: shows how many pictures are read.
     Raises:
         InputError: pictures that cannot be read, are of one gray level or are noise (named), test pictures asked

@@ -13,7 +13,7 @@ from sdi.train.augment import Augmentation
 __all__ = ["Recipe", "View", "parse_settings", "recipe_fields"]
 
 _POSITIVE = ("learning_rate", "batch_size", "accumulate", "evaluate_every", "epochs", "steps", "eps", "power")
-_SHARES = ("warmup", "ema", "momentum", "early", "floor", "paste", "clean")  # 0 included, 1 not
+_SHARES = ("warmup", "ema", "momentum", "early", "floor", "paste", "clean", "wide")  # 0 included, 1 not
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     paste: float = 0.0  # share of the pictures that get a window of another one, with its mask (CutMix)
     clean: float = 0.0  # share of the pictures that are defect-free: background of the others, and synthetic strip
+    wide: float = 0.0  # share of the pictures that are windows of wide strip, made of the training pictures
     distil: float = 0.5  # weight of the teachers' mean map in the truth, where there are teachers
     iou: float = 0.0  # weight of each saliency map's soft IoU, added to the network's own loss
 

@@ -36,18 +36,16 @@ _LOOP_COLUMNS = [
 def bench_command(
     engine: Annotated[list[Path], typer.Option("--engine", "-e", help="An ONNX file or a plan; repeat to compare.")],
     source: Annotated[
-        str | None, typer.Option(help="What the loop reads, as sdi-run takes it. Default: synthetic strip.")
+        str | None, typer.Option(help="Source for the loop, as for sdi-run. Default: synthetic strip.")
     ] = None,
-    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4; where the engine leaves it open.")] = "1",
+    batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4, for engines of any batch.")] = "1",
     frame: Annotated[
         str | None,
-        typer.Option(
-            help="Frames of HxW, e.g. 200x200,480x640; where the engine leaves the size open, or --tile cuts them."
-        ),
+        typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size, or where --tile cuts them."),
     ] = None,
     size: Annotated[str | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement that are not kept.")] = 5,
+    warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement; they are not counted.")] = 5,
     tile: TileOption = "auto",
     overlap: OverlapOption = None,
     mm_per_pixel: MmPerPixelOption = None,
@@ -58,15 +56,16 @@ def bench_command(
 ) -> None:
     """Measure engines on this machine: alone, in the whole loop, at start-up, and their memory.
 
-    Several engines take turns within each measurement, so that a busy spell of the machine meets all; `ratio` is
-    the first engine's median over this one's: above 1 is faster. The loop takes turns with the engine alone, and
-    `of_alone` is its rate over that one's. `age` is from a frame's capture to its verdict; frames of files wait in a
-    queue first. Where frames go in windows, `of_bare` is what the engine alone takes for as many windows over what such
-    a frame takes: 1 means that cutting and stitching cost nothing.
+    Several engines take turns within each measurement, so a busy spell of the machine slows all of them. `ratio` is the
+    median of the first engine divided by the median of this one: above 1 is faster. The loop takes turns with the
+    engine alone; `of_alone` is the rate in the loop divided by the rate alone. `age` is the time from the capture of a
+    frame to its verdict; frames of files wait in a queue first. For frames in windows, `of_bare` is the time that the
+    bare engine takes for as many windows, divided by the time of the frame: 1 means that cutting and stitching cost
+    nothing.
 
-    On a GPU there are also a plan's time on the device itself, by CUDA events (upload, network and download), the GPU's
-    clock, and what held it down: each is looked at under load, before and after a measurement. A row that is marked
-    `throttled` says less about the engine than about cooling and power.
+    On a GPU, the time of a plan on the device is measured too, by CUDA events (upload, network and download). The clock
+    of the GPU, and what slows it, are read under load before and after each measurement. A row with `throttled` shows
+    the limits of cooling and power rather than those of the engine.
 
     Exit codes: 0 measured, 2 wrong use or a bad engine, 3 a device failed.
 
@@ -116,18 +115,18 @@ class _Request:
         return size_hw or self.sizes[0]
 
 
-def _check(engine: Engine, asked: _Request) -> None:
-    for size_hw in asked.sizes or ():
+def _check(engine: Engine, request: _Request) -> None:
+    for size_hw in request.sizes or ():
         if engine.frame_hw not in (None, size_hw) and engine.grid(size_hw) is None:
             raise InputError(
                 f"{engine.path} takes {engine.frame_hw[0]}x{engine.frame_hw[1]} alone; leave --frame out, or let "
                 f"--tile cut frames of {size_hw[0]}x{size_hw[1]} into windows"
             )
-    if engine.batch is not None and list(asked.batches) not in ([1], [engine.batch]):
+    if engine.batch is not None and list(request.batches) not in ([1], [engine.batch]):
         raise InputError(f"{engine.path} takes batches of {engine.batch} alone; leave --batch out")
 
 
-def _measure(asked: _Request) -> dict[str, Any]:
+def _measure(request: _Request) -> dict[str, Any]:
     from rich.progress import Progress
 
     from sdi.runtime.bench.loop import measure_loops, measure_source
@@ -138,21 +137,21 @@ def _measure(asked: _Request) -> dict[str, Any]:
     before = describe_machine()
     alone: list[dict[str, Any]] = []
     starts = []
-    source, seconds, device, threads = asked.source, asked.seconds, asked.device, asked.threads
-    sizes = asked.sizes or [_DEFAULT_HW]
+    source, seconds, device, threads = request.source, request.seconds, request.device, request.threads
+    sizes = request.sizes or [_DEFAULT_HW]
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_tiled(path, device, threads, asked.tiling)) for path in asked.paths]
+        engines = [stack.enter_context(open_tiled(path, device, threads, request.tiling)) for path in request.paths]
         for opened in engines:
-            _check(opened, asked)
+            _check(opened, request)
         progress = stack.enter_context(Progress(console=log, transient=True, disable=not log.is_terminal))
-        work = progress.add_task("", total=len(sizes) * len(asked.batches) + 1 + len(engines))
+        work = progress.add_task("", total=len(sizes) * len(request.batches) + 1 + len(engines))
         for size_hw in sizes:
-            for count in asked.batches:
+            for count in request.batches:
                 progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
-                alone += _measure_alone(engines, [asked.frame_hw(each, size_hw) for each in engines], count, asked)
+                alone += _measure_alone(engines, [request.frame_hw(each, size_hw) for each in engines], count, request)
                 progress.advance(work)
         progress.update(work, description="engines in the loop")
-        strips = [strip_frames(asked.frame_hw(each)) for each in engines]
+        strips = [strip_frames(request.frame_hw(each)) for each in engines]
         calls = [partial(opened, strip[0]) for opened, strip in zip(engines, strips, strict=True)]
         looks = _looks(engines, calls)
         if source is None:
@@ -167,7 +166,7 @@ def _measure(asked: _Request) -> dict[str, Any]:
         progress.advance(work)
         for opened in engines:
             progress.update(work, description=f"{opened.path.name} in a fresh process")
-            start = measure_start(opened.path, device, threads, asked.frame_hw(opened))
+            start = measure_start(opened.path, device, threads, request.frame_hw(opened))
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
             progress.advance(work)
         names = [str(opened.path) for opened in engines]
@@ -175,7 +174,7 @@ def _measure(asked: _Request) -> dict[str, Any]:
         "machine": before,
         "load_1min_after": (after := describe_machine())["load_1min"],
         "cpu0_mhz_after": after["cpu0_mhz"],
-        "threads": threads,
+        "threads": request.threads,
         "engines": alone,
         "loop": [
             {"engine": name, "source": source or "synthetic strip", **metrics}
@@ -186,7 +185,7 @@ def _measure(asked: _Request) -> dict[str, Any]:
 
 
 def _measure_alone(
-    engines: list[Engine], sizes: list[tuple[int, int]], count: int, asked: _Request
+    engines: list[Engine], sizes: list[tuple[int, int]], count: int, request: _Request
 ) -> list[dict[str, Any]]:
     """A row an engine, given frames of its size; on a GPU with its own time, and its state before and after.
 
@@ -209,7 +208,7 @@ def _measure_alone(
             bare[place] = calls[place]
             calls[place] = partial(opened, strip_frames(size_hw)[0])
     looks = _looks(engines, calls)
-    times = time_calls([*calls, *bare.values()], asked.seconds, asked.warmup)
+    times = time_calls([*calls, *bare.values()], request.seconds, request.warmup)
     bare_ms = {place: float(np.median(values)) for place, values in zip(bare, times[len(calls) :], strict=True)}
     facts = _gpu_facts(engines, looks, _looks(engines, calls))
     rows: list[dict[str, Any]] = []
@@ -225,7 +224,7 @@ def _measure_alone(
 
 
 def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list[GpuState | None]:
-    """The GPU under each engine's load; None for one that has no GPU, or where nothing tells of it."""
+    """The GPU under each engine's load; None without a GPU, or where its state cannot be read."""
     from sdi.runtime.bench.measure import state_under_load
 
     return [state_under_load(call) if opened.on_gpu else None for opened, call in zip(engines, calls, strict=True)]
@@ -234,15 +233,15 @@ def _looks(engines: list[Engine], calls: Sequence[Callable[[], object]]) -> list
 def _gpu_facts(
     engines: list[Engine], before: list[GpuState | None], after: list[GpuState | None]
 ) -> list[dict[str, Any]]:
-    """For each engine on a GPU both looks, and what throttled it (None: nobody knows); else nothing."""
+    """For each engine on a GPU its state before and after, and what throttled it (None: unknown); else nothing."""
     from sdi.runtime.doctor.gpu_state import throttling
 
     facts: list[dict[str, Any]] = []
     for opened, *looks in zip(engines, before, after, strict=True):
         states = [look.to_dict() if look else None for look in looks]
         known = any(look is not None for look in looks)
-        told = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
-        facts.append(told if opened.on_gpu else {})
+        row = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
+        facts.append(row if opened.on_gpu else {})
     return facts
 
 
@@ -251,8 +250,8 @@ def _show(report: dict[str, Any], markdown: bool) -> None:
     out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
     out.print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
     load = machine["load_1min"]
-    if load is not None and load > 0.5:  # others' work stands in every figure
-        out.print(f"Other work was running at the start (load {load:.1f}): ratios tell more than times.")
+    if load is not None and load > 0.5:  # other work slows every measurement
+        out.print(f"Other work was running at the start (load {load:.1f}): trust ratios more than times.")
     engines = [_engine_cells(row) for row in report["engines"]]
     columns = ["engine", "batch", "size", *_COLUMNS]
     if any("windows" in row for row in report["engines"]):

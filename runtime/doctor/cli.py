@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_PIPE_WIDTH = 160  # characters, where no terminal says how wide it is
+_PIPE_WIDTH = 160  # characters, where stdout is no terminal
 _STYLES = {"ok": "green", "note": "yellow", "fault": "bold red"}
 
 
@@ -35,10 +35,10 @@ def doctor_command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Tell what is installed, what would work here, and what mends the rest.
+    """Examine this machine: what is installed, what works, and which command mends the rest.
 
-    Each line is ok, a note (works, or is not needed by all) or a fault. Each provider of ONNX Runtime has run a tiny
-    network, each engine its self-test. Nothing is changed and no camera is opened.
+    Each line is ok, a note (it works, or not everybody needs it) or a fault. Each provider of ONNX Runtime runs a tiny
+    network, and each engine runs its self-test. Nothing is changed and no camera is opened.
 
     Exit codes: 0 no fault, 1 a fault was found, 2 wrong use.
 
@@ -83,7 +83,7 @@ def _gpu() -> Gpu:
 
 
 def _show(findings: list[Finding]) -> None:
-    """A table; what mends a line stands under it."""
+    """Print a table; the remedy stands under its line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

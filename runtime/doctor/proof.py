@@ -1,7 +1,7 @@
 """Runs a tiny convolution in one provider of ONNX Runtime: `python -m sdi.runtime.doctor.proof NAME`.
 
-The list of providers is what the package was compiled with; only a run tells whether their libraries and a device
-are there.
+The package lists the providers that it was compiled with. Only a run shows whether their libraries and a device are
+there.
 """
 
 from __future__ import annotations

@@ -119,10 +119,10 @@ def refuse_foreign(path: Path, overwrite: bool) -> None:
 def verify_file(
     artefact: Path, manifest: Manifest, mend: str = "copy both files again or export the engine again"
 ) -> None:
-    """Hold the artefact against its manifest, without loading it.
+    """Check the artefact against its manifest, without loading it.
 
     Args:
-        mend: what the user is told to do.
+        mend: the remedy, for the error text.
     Raises:
         InputError: another size (truncated, or partly copied), other bytes (damaged, or replaced), or unreadable.
     """

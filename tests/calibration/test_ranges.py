@@ -9,8 +9,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from graphs import every_kind, frames
-from sdi.calibration.ranges import RANGE_METHODS, RangeSource, cached_ranges, least_error_limit, measure_ranges
+from sdi.calibration.ranges import RANGE_METHODS, RangeSource, cached_ranges, histogram_limit, measure_ranges
 from sdi.runtime.common.errors import InputError
+from support import RecordedProgress
 
 TENSORS = ["stem_relu.out", "half.out", "cat.out"]
 COUNT = 3
@@ -84,10 +85,10 @@ def test_outliers_are_cut_off_by_mse_alone_where_that_pays():
     counts = np.zeros(2048, np.int64)
     counts[:20] = 100_000  # nearly all below 1
     counts[-1] = 1
-    limit = least_error_limit(counts, edges)
+    limit = histogram_limit(counts, edges)
     assert limit < 60
-    assert least_error_limit(counts[:20], edges[:21]) == pytest.approx(edges[20], rel=0.05)
-    assert least_error_limit(np.zeros(10), np.linspace(0, 1, 11)) == 0
+    assert histogram_limit(counts[:20], edges[:21]) == pytest.approx(edges[20], rel=0.05)
+    assert histogram_limit(np.zeros(10), np.linspace(0, 1, 11)) == 0
 
 
 def test_no_picture_is_refused(model):
@@ -100,13 +101,13 @@ SOURCE = RangeSource("pictures", "{}", "weights", "graph", "minmax")
 
 def cache(path, source=SOURCE):
     """What the cache answers, what it says, and whether it measured."""
-    heard, calls = [], []
+    progress, calls = RecordedProgress(), []
 
     def measure():
         calls.append(1)
         return {"x": 1.5, "y": 2.0}
 
-    return cached_ranges(path, source, measure, heard.append), heard[0], bool(calls)
+    return cached_ranges(path, source, measure, progress), progress.lines[0], bool(calls)
 
 
 def test_ranges_are_measured_once(tmp_path):
@@ -148,7 +149,7 @@ def test_damaged_cache_is_measured_again(tmp_path, text):
 
 
 def test_cache_that_cannot_be_written_is_no_failure(tmp_path):
-    heard: list[str] = []
-    ranges = cached_ranges(tmp_path / "absent" / "ranges.json", SOURCE, lambda: {"x": 1.0}, heard.append)
+    progress = RecordedProgress()
+    ranges = cached_ranges(tmp_path / "absent" / "ranges.json", SOURCE, lambda: {"x": 1.0}, progress)
     assert ranges == {"x": 1.0}
-    assert heard[-1].startswith("the ranges are not cached: cannot write")
+    assert progress.lines[-1].startswith("the ranges are not cached: cannot write")

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from sdi.export.engines import BUILDERS, BuildOptions, choose_builder
 from sdi.export.engines.network import edge_layers, half_tensor, opset_of
 from sdi.export.engines.tensorrt import strongly_typed
-from sdi.export.exporter import ExportRequest, export_engine, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, export_engine, export_onnx
 from sdi.export.plan import engine_from_onnx
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.files import sha256_of
@@ -149,11 +149,11 @@ def test_no_layer_of_the_file_is_lost(plan, exports):
 def test_a_range_of_batches_is_a_profile(checkpoint_file, tmp_path):
     checkpoint = load_checkpoint(checkpoint_file)
     request = ExportRequest("fp16", batches=(1, 2, 4))
-    exported = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    exported = export_onnx(ExportSource(checkpoint, "0" * 64), request, tmp_path)
     options = BuildOptions(
         compute_capabilities=("8.9",), workspace_gib=2, optimization_level=1, detailed_profiling=True
     )
-    done = export_engine(exported, RTX, options, checkpoint, request, checkpoint_sha256="0" * 64)
+    done = export_engine(exported, ExportSource(checkpoint, "0" * 64), request, RTX, options)
     assert done.manifest.profile == ((1, 64, 64), (2, 64, 64), (4, 64, 64))
     assert done.manifest.compute_capabilities == ("8.9",)
     assert {**done.manifest.build, "layers": 0} == {

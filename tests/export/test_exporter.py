@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import sdi.export.exporter as exporter
-from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
 from sdi.export.work import work_by_precision
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.files import sha256_of
@@ -117,7 +117,7 @@ def test_self_test_finds_another_answer(exports, tmp_path):
 
 def test_dynamic_takes_any_size_and_batch(checkpoint_file, tmp_path):
     checkpoint = load_checkpoint(checkpoint_file)
-    done = export_onnx(checkpoint, ExportRequest(dynamic=True), tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(dynamic=True), tmp_path)
     assert done.path.name == "tsernet-xs-fp32-dynamic.onnx"
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     for shape in ((1, 50, 70, 3), (2, 64, 64, 3), (3, 120, 90, 3)):
@@ -130,7 +130,7 @@ def test_dynamic_takes_any_size_and_batch(checkpoint_file, tmp_path):
 def test_camera_size_and_batch_are_resized_inside(checkpoint_file, tmp_path):
     checkpoint = load_checkpoint(checkpoint_file)
     request = ExportRequest(frame_hw=(90, 130), batch=2)
-    done = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), request, tmp_path)
     assert done.path.name == "tsernet-xs-fp32-90x130-batch2.onnx"
     frames = np.random.default_rng(0).integers(0, 256, (2, 90, 130, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
@@ -140,7 +140,7 @@ def test_camera_size_and_batch_are_resized_inside(checkpoint_file, tmp_path):
 
 def test_raw_gives_probabilities_and_is_no_engine(checkpoint_file, tmp_path, frame):
     checkpoint = load_checkpoint(checkpoint_file)
-    done = export_onnx(checkpoint, ExportRequest(raw=True), tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(raw=True), tmp_path)
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, {"frame": frame})
     assert answer.dtype == np.float32
@@ -158,7 +158,7 @@ def test_a_wrong_graph_is_never_kept(tmp_path, monkeypatch):
     real = exporter.deploy_form
     monkeypatch.setattr(exporter, "deploy_form", planted)
     with pytest.raises(GateError, match="does not answer as PyTorch does: max difference"):
-        export_onnx(lively_checkpoint("tsernet-xs", 64), ExportRequest(), tmp_path, checkpoint_sha256="0" * 64)
+        export_onnx(ExportSource(lively_checkpoint("tsernet-xs", 64), "0" * 64), ExportRequest(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -223,7 +223,7 @@ def test_layers_and_their_work_are_counted(exports):
 
 def test_planar_takes_float_planes(checkpoint_file, tmp_path, frame):
     checkpoint = load_checkpoint(checkpoint_file)
-    done = export_onnx(checkpoint, ExportRequest(planar=True), tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(planar=True), tmp_path)
     assert done.path.name == "tsernet-xs-fp32-planar.onnx"
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     planes = np.ascontiguousarray(frame.transpose(0, 3, 1, 2), np.float32)
@@ -237,7 +237,7 @@ def test_planar_takes_float_planes(checkpoint_file, tmp_path, frame):
 def test_any_batch_of_one_size(checkpoint_file, tmp_path):
     checkpoint = load_checkpoint(checkpoint_file)
     request = ExportRequest(batches=(1, 2, 4))
-    done = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), request, tmp_path)
     assert done.path.name == "tsernet-xs-fp32-batch1to4.onnx"
     assert done.manifest.profile == ((1, 64, 64), (2, 64, 64), (4, 64, 64))
     assert (done.manifest.batch, done.manifest.frame_hw) == (None, (64, 64))
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_nothing(checkpoint_file, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
         with pytest.raises(InputError, match=r"cannot write .*tsernet-xs-fp32.onnx: .*; make room"):
-            export_onnx(checkpoint, ExportRequest(), tmp_path, checkpoint_sha256="0" * 64)
+            export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []

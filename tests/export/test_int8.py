@@ -1,8 +1,9 @@
-"""INT8 under the condition that accuracy holds: what is kept, what is said, and what is written."""
+"""INT8 under the condition that accuracy holds: what is kept, what is logged, and what is written."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -11,24 +12,25 @@ import pytest
 from onnx import numpy_helper
 
 import sdi.export.exporter as exporter
-from graphs import every_kind, frames
+from graphs import every_kind, frames, traced
 from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.selection import choose_calibration_set
-from sdi.export.exporter import ExportRequest
-from sdi.export.feed import Feed
-from sdi.export.int8 import Int8Options, int8_model
+from sdi.export.exporter import ExportRequest, ExportSource
+from sdi.export.int8 import Int8Options, Quantisation, int8_model
 from sdi.export.int8_report import int8_report_html, write_int8_report
 from sdi.export.parity.tolerances import TOLERANCES
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import GateError, InputError
 from sdi.runtime.common.images import write_image
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import default_engine
 from sdi.train.checkpoint import save_checkpoint
-from support import command, lively_checkpoint, nvidia_view
+from support import RecordedProgress, command, lively_checkpoint, nvidia_view
 
-FEED = Feed((16, 16))
+SPEC = InputSpec((16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +55,13 @@ def calibration(strips, tmp_path):
     return folder
 
 
-def quantise(model, options, heard=None, **others):
-    return int8_model(
-        model,
-        options,
-        name="tiny",
-        preprocessing={},
-        weights="0" * 64,
-        feed=FEED,
-        float32=others.pop("float32", {}),
-        say=(heard if heard is not None else []).append,
-        **others,
-    )
+def quantise(
+    model: onnx.ModelProto,
+    options: Int8Options,
+    progress: Progress = SILENT,
+    float32: Mapping[str, str] | None = None,
+) -> tuple[onnx.ModelProto, Quantisation]:
+    return int8_model(traced(model), options, float32, progress)
 
 
 def lopsided() -> onnx.ModelProto:
@@ -82,29 +79,29 @@ def lopsided() -> onnx.ModelProto:
 
 
 def test_all_layers_are_quantised_where_the_bound_holds(calibration):
-    heard: list[str] = []
-    model, record = quantise(every_kind(), Int8Options(calibration, max_drop=0.05), heard)
+    progress = RecordedProgress()
+    model, record = quantise(every_kind(), Int8Options(calibration, max_drop=0.05), progress)
     onnx.checker.check_model(model, full_check=True)
     assert (record.layers, record.kept, record.sensitivity) == (6, {}, [])
     assert 0 < record.accuracy["drop"] <= 0.05
     assert record.accuracy["measure"] == "map difference"
     assert record.accuracy["tried"] == [{"kept": 0, "drop": record.accuracy["drop"]}]
-    assert any(text.startswith("6 of 6 layers: map difference loses") for text in heard)
-    moved = np.abs(FEED.runner(model)(frames(1)) - FEED.runner(every_kind())(frames(1)))
+    assert any(text.startswith("6 of 6 layers: map difference loses") for text in progress.lines)
+    moved = np.abs(SPEC.runner(model)(frames(1)) - SPEC.runner(every_kind())(frames(1)))
     assert 0 < moved.mean() < 0.05
 
 
 def test_the_layer_that_loses_most_is_kept_and_named(calibration):
     free = quantise(lopsided(), Int8Options(calibration, max_drop=1.0))[1].accuracy["drop"]
-    heard: list[str] = []
-    model, record = quantise(lopsided(), Int8Options(calibration, max_drop=free / 3), heard)
+    progress = RecordedProgress()
+    model, record = quantise(lopsided(), Int8Options(calibration, max_drop=free / 3), progress)
     assert list(record.kept) == ["pointwise"]
     assert record.accuracy["drop"] <= free / 3
     assert record.sensitivity[0]["layer"] == "pointwise"
     assert sorted(item["layer"] for item in record.sensitivity) == sorted(
         ["stem", "depthwise", "pointwise", "half", "up", "head"]
     )
-    assert "kept in high precision: pointwise (among the 1 most sensitive)" in heard
+    assert "kept in high precision: pointwise (among the 1 most sensitive)" in progress.lines
     assert "network.pointwise.weight.int8" not in {c.name for c in model.graph.initializer}
     assert "r1.out" not in record.ranges  # what is not quantised has no range
 
@@ -119,7 +116,7 @@ def test_a_failed_bound_writes_nothing(calibration, tmp_path, monkeypatch):
     request = ExportRequest("int8", int8=Int8Options(calibration, max_drop=0.0))
     out = tmp_path / "out"
     with pytest.raises(GateError, match="nothing was kept"):
-        exporter.export_onnx(lively_checkpoint("minet", 16), request, out, checkpoint_sha256="0" * 64)
+        exporter.export_onnx(ExportSource(lively_checkpoint("minet", 16), "0" * 64), request, out)
     assert list(out.iterdir()) == []
 
 
@@ -146,17 +143,17 @@ def test_layers_out_of_halfs_range_are_never_quantised(calibration):
 
 
 def test_ranges_are_cached_beside_the_pictures(calibration):
-    heard: list[str] = []
+    progress = RecordedProgress()
     options = Int8Options(calibration, max_drop=0.5)
-    first = quantise(every_kind(), options, heard)[1]
-    assert "measuring ranges: none are cached" in heard
+    first = quantise(every_kind(), options, progress)[1]
+    assert "measuring ranges: none are cached" in progress.lines
     assert (calibration / "ranges-tiny-mse.json").is_file()
-    heard.clear()
-    assert quantise(every_kind(), options, heard)[1] == first
-    assert heard[0].startswith("ranges from")
-    heard.clear()
-    other = quantise(every_kind(seed=1), options, heard)[1]
-    assert heard[0] == (
+    progress.lines.clear()
+    assert quantise(every_kind(), options, progress)[1] == first
+    assert progress.lines[0].startswith("ranges from")
+    progress.lines.clear()
+    other = quantise(every_kind(seed=1), options, progress)[1]
+    assert progress.lines[0] == (
         "measuring ranges: those in ranges-tiny-mse.json are stale: changed since are the graph (input size, or "
         "version of the exporter)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
 from sdi.train.checkpoint import load_checkpoint
 from support import nvidia_view
 
@@ -20,7 +20,7 @@ def test_static_face(exports, precision):
 
 def test_dynamic_face(checkpoint_file, tmp_path):
     request = ExportRequest("fp16", dynamic=True)
-    done = export_onnx(load_checkpoint(checkpoint_file), request, tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(load_checkpoint(checkpoint_file), "0" * 64), request, tmp_path)
     view = nvidia_view(done.path)
     assert view.kinds == FACE
     assert view.shapes == {"frame": (-1, -1, -1, 3), "saliency": (-1, -1, -1)}

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from sdi.export.engines import BUILDERS, BuildOptions
-from sdi.export.exporter import ExportRequest, Precision, export_engine, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, Precision, export_engine, export_onnx
 from sdi.export.int8 import Int8Options
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
@@ -59,11 +59,11 @@ def test_plan_of_a_network(checkpoint, precision, calibration, tmp_path):
     # Nothing is kept in high precision: the parser is to see each layer quantised.
     int8 = Int8Options(calibration, keep=()) if precision == "int8" else None
     request = ExportRequest(precision, int8=int8)
-    exported = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    exported = export_onnx(ExportSource(checkpoint, "0" * 64), request, tmp_path)
     view = nvidia_view(exported.path)
     looks_right(view, exported.path, *checkpoint.input_hw)
     assert ("QUANTIZE" in view.layer_kinds) == (precision == "int8")
-    plan = export_engine(exported, RTX, BuildOptions(), checkpoint, request, checkpoint_sha256="0" * 64)
+    plan = export_engine(exported, ExportSource(checkpoint, "0" * 64), request, RTX, BuildOptions())
     assert plan.manifest.build["layers"] == len(view.layers)
     assert plan.manifest.bytes > 0.9 * exported.manifest.bytes  # the weights are inside
     assert any("not INT8 arithmetic" in note for note in plan.manifest.notes) == (precision == "int8")

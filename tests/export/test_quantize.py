@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 
 from graphs import SIDE, Graph, every_kind, frames
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.quantize import half_scales, quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import InputSpec
 from sdi.export.work import work_by_precision
 from support import nvidia_view
 
-FEED = Feed((16, 16))
+SPEC = InputSpec((16, 16))
 LAYERS = ["stem", "depthwise", "pointwise", "half", "up", "head"]
 RANGES = {"scaling.out": 1.0, **dict.fromkeys(["stem_relu.out", "r1.out", "r2.out", "residual.out", "r3.out"], 3.0)}
 RANGES |= {"cat.out": 3.0}
@@ -94,8 +94,8 @@ def test_answers_are_those_of_pytorchs_fake_quantisation():
     x_t = F.relu(F.conv2d(x_t, weight("network.stem.weight", 0), bias["stem"], padding=1))
     x_t = F.conv_transpose2d(fake(x_t, "relu.out"), weight("network.up.weight", 1), bias["up"])[..., :-1, :-1]
     wanted = torch.sigmoid(x_t)[:, 0].numpy()
-    answer = FEED.runner(quantised)(frames(1))
-    exact = FEED.runner(model)(frames(1))
+    answer = SPEC.runner(quantised)(frames(1))
+    exact = SPEC.runner(model)(frames(1))
     # A value on the border between two steps may fall on either side.
     assert np.quantile(np.abs(answer - wanted), 0.99) < 1e-5
     assert np.abs(answer - wanted).max() < 0.2 * np.abs(exact - wanted).max() + 0.02
@@ -153,7 +153,7 @@ def test_grouped_transposed_convolution_has_one_scale():
     quantised = quantized_model(model, dict.fromkeys(["scaling.out", "stem.out", "grouped.out"], 3.0))
     onnx.checker.check_model(quantised, full_check=True)
     assert constants(quantised)["network.grouped.weight.scale"].shape == ()
-    assert np.abs(FEED.runner(quantised)(frames(1)) - FEED.runner(model)(frames(1))).max() < 0.1
+    assert np.abs(SPEC.runner(quantised)(frames(1)) - SPEC.runner(model)(frames(1))).max() < 0.1
 
 
 def test_scales_are_halfs_and_never_cut_a_limit_off():
@@ -180,7 +180,7 @@ def test_rest_in_half_takes_the_scales_along(tmp_path):
     # Pairs and islands of float32 keep apart: one Cast into half before the first pair, one out of it at the end.
     assert sum(node.op_type == "Cast" for node in half.graph.node) == 4
     assert kinds["scaling.out.dequantized"] == TensorProto.FLOAT16
-    assert np.abs(FEED.runner(half)(frames(1)) - FEED.runner(quantised)(frames(1))).max() < 0.02
+    assert np.abs(SPEC.runner(half)(frames(1)) - SPEC.runner(quantised)(frames(1))).max() < 0.02
 
 
 @pytest.mark.parametrize("rest", ["fp16", "fp32"])

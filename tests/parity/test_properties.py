@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sdi.export.onnx_model import FrameShape, onnx_from_module
-from sdi.export.parity.runners import runner_from_module, runner_from_onnx
+from sdi.export.runners import runner_from_module, runner_from_onnx
 from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, model_names, model_spec
 from sdi.train.models.csepnet import ChannelAttention, CSEPNet

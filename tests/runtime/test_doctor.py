@@ -234,7 +234,7 @@ def _jetson(**changes: object) -> Probes:
         (replace(JETSON, clock=Clock(306, 1020, 306)), "GPU clock", "note", "306 MHz of 1020 MHz", "jetson_clocks"),
         # Jetson
         (_jetson(power_mode="15W"), "power mode", "note", "15W, MAXN_SUPER is faster", "sudo nvpmodel -m 2"),
-        (_jetson(power_mode=None), "power mode", "note", "does not tell", "sudo nvpmodel -q"),
+        (_jetson(power_mode=None), "power mode", "note", "does not name it", "sudo nvpmodel -q"),
         (_jetson(release="# R35 (release), REVISION: 4.1"), "Jetson", "note", "35.4.1", "JetPack 6 and 7"),
         (_jetson(csi_plugin=False), "CSI cameras", "note", "no nvarguscamerasrc", "nvidia-l4t-gstreamer"),
         # cameras and extras

@@ -32,7 +32,7 @@ class Page(HTMLParser):
         self.images: list[tuple[str, str]] = []
         self.links: list[str] = []
         self.data: list[str] = []
-        self.feed(text)
+        self.spec(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)

@@ -105,7 +105,7 @@ def _comparison(evaluations: Sequence[Evaluation]) -> list[_TableRow]:
         _TableRow(each.label, "compared" if number else "this run", _figures(each.table()[ALL]), each.detail)
         for number, each in enumerate(evaluations)
     ]
-    rows += [_TableRow(row.method, row.kind, row.figures, row.source, row.url) for row in paper_rows()]
+    rows += [_TableRow(row.method, row.kind, row.metrics, row.source, row.url) for row in paper_rows()]
     return sorted(rows, key=lambda row: -float(row.figures["S"]))
 
 

@@ -47,12 +47,12 @@ def test_a_passing_gate_and_its_reports(checkpoint, engines, strip_pairs, tmp_pa
     assert names == {".sdi-parity", "parity.html", "parity.json", "parity.md", "parity.xml"}
     result = GateResult.from_dict(json.loads((tmp_path / "out" / "parity.json").read_text(encoding="utf-8")))
     assert result.passed
-    assert len(result.runners) == 4
+    assert len(result.candidates) == 4
     root = ElementTree.parse(tmp_path / "out" / "parity.xml").getroot()
-    assert int(root.get("tests")) == sum(len(runner.rows) for runner in result.runners)
+    assert int(root.get("tests")) == sum(len(runner.rows) for runner in result.candidates)
 
 
-def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, damaged, tmp_path):
+def test_a_failing_gate_names_metric_picture_and_layer(checkpoint, engines, damaged, tmp_path):
     engine = damaged(engines["fp16"], negate("decoder.1.0.1.0"))
     done = command(
         "sdi-parity",
@@ -60,7 +60,7 @@ def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, dama
         checkpoint,
         "--engine",
         engine,
-        "--where",
+        "--bisect",
         "--json",
         "--report",
         "out",
@@ -69,8 +69,9 @@ def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, dama
     assert done.returncode == 1, done.stderr
     assert "minet-fp16.onnx fails the fp16 gate: " in done.stderr
     assert "worst picture" in done.stderr
-    (runner,) = GateResult.from_dict(json.loads(done.stdout)).runners
-    assert runner.where["layer"] == "decoder.1.0.1.0"
+    (runner,) = GateResult.from_dict(json.loads(done.stdout)).candidates
+    assert runner.divergence is not None
+    assert runner.divergence.layer == "decoder.1.0.1.0"
     assert runner.evidence
     assert all((tmp_path / file).parent == tmp_path / "out" / "evidence" for file in runner.evidence)
     assert all((tmp_path / file).stat().st_size > 1000 for file in runner.evidence)
@@ -153,14 +154,14 @@ def test_a_plan_without_its_gpu_is_exit_code_3(checkpoint, engines, tmp_path):
     assert isinstance(refused.exception, DeviceError), refused.exception
     assert "cannot be compared here" in str(refused.exception)
     assert "sdi-parity --self-test --engine minet-fp16.plan" in str(refused.exception)
-    first, second = GateResult.from_dict(json.loads(refused.stdout)).runners
+    first, second = GateResult.from_dict(json.loads(refused.stdout)).candidates
     assert first.passed
     assert second.unavailable
 
 
 def test_help_teaches():
     text = " ".join(call("--help").stdout.split())
-    for part in ("Prove that engines answer what was trained", "--where", "--self-test", "Exit code 0", "JUnit"):
+    for part in ("Prove that engines answer what was trained", "--bisect", "--self-test", "Exit code 0", "JUnit"):
         assert part in text
 
 

@@ -12,12 +12,12 @@ import py_sod_metrics
 import pytest
 from onnx import helper
 
-import sdi.export.parity.contenders as contenders
+import sdi.export.parity.candidates as candidates
 from damage import negate, save_engine
 from sdi.export.onnx_model import PROBABILITY
 from sdi.export.parity.evidence import difference_picture
-from sdi.export.parity.figures import FIGURES
 from sdi.export.parity.gate import GateRequest, run_gate
+from sdi.export.parity.metrics import METRICS
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import DeviceError, InputError
@@ -43,16 +43,16 @@ def judged(checkpoint, engines, pictures, tmp_path_factory):
     return result, evidence
 
 
-def test_every_honest_runner_passes(judged):
+def test_every_honest_candidate_passes(judged):
     result, evidence = judged
-    assert [(runner.kind, runner.precision) for runner in result.runners] == [
+    assert [(candidate.kind, candidate.precision) for candidate in result.candidates] == [
         ("deploy", "fp32"),
         ("onnx", "fp32"),
         ("onnx", "fp16"),
         ("onnx", "int8"),
     ]
-    assert {runner.name: [row.figure for row in runner.failures] for runner in result.runners} == {
-        runner.name: [] for runner in result.runners
+    assert {candidate.name: [row.metric for row in candidate.failures] for candidate in result.candidates} == {
+        candidate.name: [] for candidate in result.candidates
     }
     assert result.passed
     assert (result.pictures, result.synthetic) == (4, False)
@@ -60,7 +60,7 @@ def test_every_honest_runner_passes(judged):
 
 
 def test_fewer_bits_differ_more(judged):
-    deploy, fp32, fp16, int8 = (runner.figures["mean"] for runner in judged[0].runners)
+    deploy, fp32, fp16, int8 = (candidate.metrics["mean"] for candidate in judged[0].candidates)
     assert 0 < max(deploy, fp32) < fp16 / 10
     assert fp16 < int8 / 10
 
@@ -73,22 +73,22 @@ def test_scores_are_those_of_the_maps_that_the_runtime_gives(judged, engines, pi
             as_seen = {"pred": saliency / 255, "gt": pictures.truth(index) > 128, "normalize": False}
             measure.step(**as_seen)
             mae.step(**as_seen)
-    figures = judged[0].runners[3].figures
-    assert figures["S"] == pytest.approx(measure.get_results()["sm"], abs=1e-6)
-    assert figures["MAE"] == pytest.approx(mae.get_results()["mae"], abs=1e-6)
-    assert figures["S_lost"] == figures["reference_S"] - figures["S"]
+    metrics = judged[0].candidates[3].metrics
+    assert metrics["S"] == pytest.approx(measure.get_results()["sm"], abs=1e-6)
+    assert metrics["MAE"] == pytest.approx(mae.get_results()["mae"], abs=1e-6)
+    assert metrics["S_lost"] == metrics["reference_S"] - metrics["S"]
 
 
-def test_every_figure_is_there(judged):
-    for runner in judged[0].runners:
-        left = {name for name in FIGURES if name.startswith("clean")}
-        if runner.kind == "deploy":
+def test_every_metric_is_there(judged):
+    for candidate in judged[0].candidates:
+        left = {name for name in METRICS if name.startswith("clean")}
+        if candidate.kind == "deploy":
             left.add("rounding")  # it gives probabilities alone
-        assert {row.figure for row in runner.rows} == set(FIGURES) - left
-        assert all(np.isfinite(value) for value in runner.figures.values())
-        assert [picture["name"] for picture in runner.pictures] == ["clean", "inclusion", "patch", "scratch"]
-        assert set(runner.quantiles) == {"reference", "engine"}
-        assert runner.seconds_per_frame > 0
+        assert {row.metric for row in candidate.rows} == set(METRICS) - left
+        assert all(np.isfinite(value) for value in candidate.metrics.values())
+        assert [picture.name for picture in candidate.pictures] == ["clean", "inclusion", "patch", "scratch"]
+        assert set(candidate.quantiles) == {"reference", "engine"}
+        assert candidate.seconds_per_frame > 0
 
 
 def test_without_truth_there_are_no_scores(checkpoint, engines):
@@ -96,8 +96,8 @@ def test_without_truth_there_are_no_scores(checkpoint, engines):
     result = run_gate(GateRequest(checkpoint, (engines["fp32"],)), drawn)
     assert result.synthetic
     assert result.passed
-    assert "S_lost" not in result.runners[0].figures
-    assert [row.figure for row in result.runners[0].rows][:4] == ["max", "p999", "mean", "iou"]
+    assert "S_lost" not in result.candidates[0].metrics
+    assert [row.metric for row in result.candidates[0].rows][:4] == ["max", "p999", "mean", "iou"]
 
 
 def test_a_failure_keeps_its_picture_as_reference_engine_difference(
@@ -106,13 +106,13 @@ def test_a_failure_keeps_its_picture_as_reference_engine_difference(
     engine = damaged(engines["fp32"], negate("encoder.2.3.fuse.0"))
     evidence = tmp_path / "evidence"
     result = run_gate(GateRequest(checkpoint, (engine,), evidence=evidence), pictures)
-    (runner,) = result.runners
+    (candidate,) = result.candidates
     assert not result.passed
-    assert {row.figure for row in runner.failures} >= {"max", "mean", "p999"}
-    assert 1 <= len(runner.evidence) <= 3
-    worst = max(runner.pictures, key=lambda picture: picture["max"])["name"]
+    assert {row.metric for row in candidate.failures} >= {"max", "mean", "p999"}
+    assert 1 <= len(candidate.evidence) <= 3
+    worst = max(candidate.pictures, key=lambda picture: picture.max).name
     shown = read_image(evidence / f"minet-fp32.onnx-{worst}.png")
-    assert str(evidence / f"minet-fp32.onnx-{worst}.png") in runner.evidence
+    assert str(evidence / f"minet-fp32.onnx-{worst}.png") in candidate.evidence
     assert (shown[60:, :].shape[0], shown.shape[1]) == (320, 3 * 320 + 2 * 6)  # three panels under two lines of words
     with open_engine(engine) as opened:
         frame = cv2.resize(read_image(strip_pairs / "images" / f"{worst}.png"), (256, 256))
@@ -123,7 +123,7 @@ def test_a_failure_keeps_its_picture_as_reference_engine_difference(
     assert (shown[60:, 652:].reshape(-1, 3) != shown[60:, 652:653].reshape(-1, 3)[0]).any()  # colours
 
 
-def test_the_difference_is_scaled_to_its_greatest_value():
+def test_the_difference_is_scaled_to_its_maximum():
     reference = np.zeros((40, 40), np.float32)
     engine = reference.copy()
     engine[10:20, 10:20] = 0.01
@@ -142,7 +142,7 @@ def test_evidence_goes_into_no_folder_of_others(checkpoint, engines, pictures, t
 def test_bounds_can_be_replaced(checkpoint, engines, pictures):
     strict = {**TOLERANCES, "fp16": replace(TOLERANCES["fp32"])}
     result = run_gate(GateRequest(checkpoint, (engines["fp16"],), tolerances=strict), pictures)
-    assert {row.figure for row in result.runners[0].failures} >= {"max", "p999"}
+    assert {row.metric for row in result.candidates[0].failures} >= {"max", "p999"}
 
 
 @pytest.mark.parametrize("side", [200, 320])
@@ -172,8 +172,8 @@ def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(checkpoint, 
     del model.graph.value_info[:]
     engine = save_engine(tmp_path / "camera.onnx", model, replace(manifest, frame_hw=(side, side)), "fp32")
     result = run_gate(GateRequest(checkpoint, (engine,)), Pictures())
-    assert result.runners[0].failures == []
-    assert result.runners[0].pictures[0]["pixels"] == side * side
+    assert result.candidates[0].failures == []
+    assert result.candidates[0].pictures[0].pixels == side * side
 
 
 def rewrite(engine, path, **fields):
@@ -239,9 +239,9 @@ def test_another_checkpoint_is_told_of(engines, checkpoint, pictures, tmp_path):
     head = "heads.0.1.bias"
     other = replace(other, weights={**other.weights, head: other.weights[head] + 1})
     save_checkpoint(tmp_path / "other.pt", other)
-    (runner,) = run_gate(GateRequest(tmp_path / "other.pt", (engines["fp32"],)), pictures).runners
-    assert "saturation" in {row.figure for row in runner.failures}
-    assert f"it was exported from another checkpoint than {tmp_path / 'other.pt'}" in runner.notes
+    (candidate,) = run_gate(GateRequest(tmp_path / "other.pt", (engines["fp32"],)), pictures).candidates
+    assert "saturation" in {row.metric for row in candidate.failures}
+    assert f"it was exported from another checkpoint than {tmp_path / 'other.pt'}" in candidate.notes
 
 
 def test_a_mask_of_another_size_is_refused(checkpoint, engines, strip_pairs, tmp_path):
@@ -277,17 +277,17 @@ def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(checkpoint, en
         opened.append(_Plan(open_engine(engines["fp32"], "cpu")))
         return opened[-1]
 
-    monkeypatch.setattr(contenders, "open_engine", open_plan)
-    (runner,) = run_gate(GateRequest(checkpoint, (plan,), where=True), pictures).runners
-    assert runner.failures == []
-    assert (runner.kind, runner.precision) == ("engine", "fp32")
-    assert 0.4 / 255 < runner.figures["max"] <= 0.5 / 255 + 1e-6
-    row = next(row for row in runner.rows if row.figure == "max")
+    monkeypatch.setattr(candidates, "open_engine", open_plan)
+    (candidate,) = run_gate(GateRequest(checkpoint, (plan,), bisect=True), pictures).candidates
+    assert candidate.failures == []
+    assert (candidate.kind, candidate.precision) == ("plan", "fp32")
+    assert 0.4 / 255 < candidate.metrics["max"] <= 0.5 / 255 + 1e-6
+    row = next(row for row in candidate.rows if row.metric == "max")
     assert row.bound == pytest.approx(1e-3 + 0.5 / 255)
     assert "rounded" in row.reason
-    assert next(row for row in runner.rows if row.figure == "iou").bound == TOLERANCES["fp32"].bounds["iou"].value
-    assert any("rounded to 8 bits" in note for note in runner.notes)
-    assert any("--where looks into ONNX files alone" in note for note in runner.notes)
+    assert next(row for row in candidate.rows if row.metric == "iou").bound == TOLERANCES["fp32"].bounds["iou"].value
+    assert any("rounded to 8 bits" in note for note in candidate.notes)
+    assert any("--bisect looks into ONNX files alone" in note for note in candidate.notes)
     assert opened[0].closed
 
 
@@ -297,14 +297,14 @@ def test_a_plan_without_its_gpu_leaves_the_others_judged(checkpoint, engines, pi
     def no_gpu(path):
         raise DeviceError(f"{path} is a TensorRT plan: no CUDA driver here")
 
-    monkeypatch.setattr(contenders, "open_engine", no_gpu)
+    monkeypatch.setattr(candidates, "open_engine", no_gpu)
     result = run_gate(GateRequest(checkpoint, (engines["fp32"], plan)), pictures)
-    onnx_file, absent = result.runners
+    onnx_file, absent = result.candidates
     assert onnx_file.passed
     assert not result.passed
     assert "no CUDA driver here" in absent.unavailable
     assert "sdi-parity --self-test --engine minet-fp16.plan" in absent.unavailable
-    assert absent.rows == []
+    assert absent.rows == ()
 
 
 def test_a_network_of_another_size_passes_in_its_deploy_form(tmp_path):
@@ -315,16 +315,16 @@ def test_a_network_of_another_size_passes_in_its_deploy_form(tmp_path):
 
 
 def test_an_engine_that_comes_with_sdi_goes_by_its_name(checkpoint):
-    (contender,) = contenders.open_contenders([Path("minet")], load_checkpoint(checkpoint), checkpoint)
-    assert contender.file == find_engine("minet")
-    assert contender.run is not None
+    (candidate,) = candidates.open_candidates([Path("minet")], load_checkpoint(checkpoint), checkpoint)
+    assert candidate.file == find_engine("minet")
+    assert candidate.run is not None
 
 
 def test_engines_of_one_name_are_told_apart(checkpoint, engines, tmp_path):
     (tmp_path / "other").mkdir()
     twin = rewrite(engines["fp32"], tmp_path / "other" / "minet-fp32.onnx")
     result = run_gate(GateRequest(checkpoint, (engines["fp32"], twin)), Pictures())
-    assert [runner.name for runner in result.runners] == [str(engines["fp32"]), str(twin)]
+    assert [candidate.name for candidate in result.candidates] == [str(engines["fp32"]), str(twin)]
 
 
 def test_manifest_only_moved(checkpoint, engines, tmp_path):

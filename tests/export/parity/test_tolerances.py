@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from sdi.export.parity.figures import FIGURES
+from sdi.export.parity.metrics import METRICS
 from sdi.export.parity.tolerances import TOLERANCES, Bound, Tolerance, read_tolerances, tolerances_as_toml
 from sdi.runtime.common.errors import InputError
 
 
-def test_every_figure_has_a_bound_with_a_reason_at_every_precision():
+def test_every_metric_has_a_bound_with_a_reason_at_every_precision():
     for tolerance in TOLERANCES.values():
-        assert set(tolerance.bounds) == set(FIGURES)
+        assert set(tolerance.bounds) == set(METRICS)
         assert all(bound.reason for bound in tolerance.bounds.values())
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_fewer_bits_never_have_the_tighter_bound(figure):
-    fp32, fp16, int8 = (TOLERANCES[precision].bounds[figure].value for precision in ("fp32", "fp16", "int8"))
-    if FIGURES[figure].at_least:
+@pytest.mark.parametrize("metric", METRICS)
+def test_fewer_bits_never_have_the_tighter_bound(metric):
+    fp32, fp16, int8 = (TOLERANCES[precision].bounds[metric].value for precision in ("fp32", "fp16", "int8"))
+    if METRICS[metric].at_least:
         assert fp32 >= fp16 >= int8
     else:
         assert fp32 <= fp16 <= int8
@@ -46,7 +46,7 @@ def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path):
     ("text", "complaint"),
     [
         ("[fp8]\nmax = 0.1", r"unknown precision \[fp8\]; known: fp32, fp16, int8"),
-        ("[int8]\nmedian = 0.1", r"int8\.median is no figure; known: max, p999"),
+        ("[int8]\nmedian = 0.1", r"int8\.median is no metric; known: max, p999"),
         ("[int8]\nmean = 'small'", r"int8\.mean is 'small'; expected a number from 0 to 1"),
         ("[int8]\nmean = true", r"int8\.mean is True; expected a number"),
         ("[int8]\nmean = nan", r"int8\.mean is nan; expected a number"),

@@ -1,17 +1,17 @@
-"""Contenders: the engine files, and the deploy form, that are held against a checkpoint."""
+"""Candidates: what a gate judges. They are engine files, and the deploy form of the network in PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from sdi.export.feed import Feed
-from sdi.export.parity.runners import Runner, rounder_from_onnx, runner_from_module
+from sdi.export.parity.result import Kind
 from sdi.export.parity.tolerances import TOLERANCES
+from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, verify_file
@@ -21,32 +21,32 @@ from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
-__all__ = ["Contender", "deploy_contender", "open_contender", "open_contenders"]
+__all__ = ["Candidate", "deploy_candidate", "open_candidate", "open_candidates"]
 
 
-@dataclass
-class Contender:
-    """One runner of the network, open."""
+@dataclass(frozen=True)
+class Candidate:
+    """An open engine, or the deploy form."""
 
     name: str
-    kind: str  # "deploy", "onnx" or "engine", a plan
+    kind: Kind
     precision: str
-    file: Path | None
-    sha256: str | None
-    feed: Feed
+    spec: InputSpec
     run: Runner | None  # None: it cannot run here
+    file: Path | None = None
+    sha256: str | None = None
     rounder: Runner | None = None  # its own last part, from probabilities to gray levels, where that can be had
     checkpoint_sha256: str | None = None  # that it was exported from
     unavailable: str | None = None  # why it cannot run here
     rounded: bool = False  # its maps come as 8 bits
-    notes: list[str] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
 
 
-def open_contenders(
+def open_candidates(
     files: Sequence[Path], checkpoint: Checkpoint, checkpoint_file: Path, *, deploy: bool = False, device: str = "cpu"
-) -> list[Contender]:
-    """The deploy form, where it is asked for, and an engine from each file or shipped name; see `open_contender`.
+) -> list[Candidate]:
+    """The deploy form, where it is asked for, and an engine from each file or shipped name; see `open_candidate`.
 
     Raises:
         InputError: nothing to compare, or a file given twice.
@@ -56,35 +56,34 @@ def open_contenders(
     files = [find_engine(path) for path in files]
     if len({path.resolve() for path in files}) < len(files):
         raise InputError("an engine is given twice; expected each --engine once")
-    contenders = [deploy_contender(checkpoint)] if deploy else []
-    contenders += [open_contender(path, checkpoint, checkpoint_file, device) for path in files]
-    names = [contender.name for contender in contenders]
-    for contender in contenders:
-        if names.count(contender.name) > 1:  # of two folders
-            contender.name = str(contender.file)
-    return contenders
+    candidates = [deploy_candidate(checkpoint)] if deploy else []
+    candidates += [open_candidate(path, checkpoint, checkpoint_file, device) for path in files]
+    names = [candidate.name for candidate in candidates]
+    return [  # two of a name are in two folders
+        replace(one, name=str(one.file)) if names.count(one.name) > 1 else one for one in candidates
+    ]
 
 
-def deploy_contender(checkpoint: Checkpoint) -> Contender:
+def deploy_candidate(checkpoint: Checkpoint) -> Candidate:
     """The network as it is exported, batch norm folded and training heads dropped, still in PyTorch."""
     network = deploy_form(load_network(checkpoint))
     module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True)
-    return Contender("deploy form", "deploy", "fp32", None, None, Feed(checkpoint.input_hw), runner_from_module(module))
+    return Candidate("deploy form", "deploy", "fp32", InputSpec(checkpoint.input_hw), runner_from_module(module))
 
 
-def open_contender(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, device: str = "cpu") -> Contender:
+def open_candidate(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, device: str = "cpu") -> Candidate:
     """An engine as its manifest describes it: an ONNX file with its raw twin, or a plan.
 
     Args:
         device: for ONNX files, "cpu" or "cuda". Plans run on a GPU; where none is, or the library for it is not, the
-            contender is `unavailable`.
+            candidate is `unavailable`.
     Raises:
         InputError: no engine of ours, damaged, of another network, of other preprocessing or of an unknown precision.
     """
     manifest = read_manifest(path)
     if manifest is None or manifest.target == "onnx":
-        return _onnx_contender(path, _checked(path, manifest, checkpoint, checkpoint_file), device)
-    return _plan_contender(path, _checked(path, manifest, checkpoint, checkpoint_file))
+        return _onnx_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file), device)
+    return _plan_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file))
 
 
 def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, checkpoint_file: Path) -> Manifest:
@@ -117,52 +116,61 @@ def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, chec
     return manifest
 
 
-def _onnx_contender(path: Path, manifest: Manifest, device: str) -> Contender:
+def _onnx_candidate(path: Path, manifest: Manifest, device: str) -> Candidate:
     try:
         model = onnx.load(path)
     except Exception as error:  # of protobuf, in several kinds
         raise InputError(f"{path} is no ONNX file: {error}; export it again") from error
     batch, frame_hw, planar = manifest.batch, manifest.frame_hw, manifest.face == "planar"
-    feed = Feed(frame_hw, batch, planar)
-    _check_frame(path, model, feed)
-    contender = Contender(
-        path.name, "onnx", manifest.precision, path, manifest.sha256, feed, feed.runner(model, device)
+    spec = InputSpec(frame_hw, batch, planar)
+    _check_frame(path, model, spec)
+    return Candidate(
+        path.name,
+        "onnx",
+        manifest.precision,
+        spec,
+        spec.runner(model, device),
+        path,
+        manifest.sha256,
+        rounder=None if planar else rounder_from_onnx(model),
+        checkpoint_sha256=manifest.checkpoint_sha256,
+        notes=manifest.notes,
     )
-    if not planar:
-        contender.rounder = rounder_from_onnx(model)
-    contender.notes += manifest.notes
-    contender.checkpoint_sha256 = manifest.checkpoint_sha256
-    return contender
 
 
-def _check_frame(path: Path, model: onnx.ModelProto, feed: Feed) -> None:
+def _check_frame(path: Path, model: onnx.ModelProto, spec: InputSpec) -> None:
     """The graph's one input is what the manifest says."""
     found = {
         value.name: [dim.dim_value or None for dim in value.type.tensor_type.shape.dim] for value in model.graph.input
     }
-    height, width = feed.frame_hw or (None, None)
-    wanted = [feed.batch, 3, height, width] if feed.planar else [feed.batch, height, width, 3]
+    height, width = spec.frame_hw or (None, None)
+    wanted = [spec.batch, 3, height, width] if spec.planar else [spec.batch, height, width, 3]
     if found != {"frame": wanted}:
         raise InputError(f"{path} takes {found}, its manifest says frame {wanted} (None: any); export it again")
 
 
-def _plan_contender(path: Path, manifest: Manifest) -> Contender:
-    contender = Contender(
-        path.name, "engine", manifest.precision, path, manifest.sha256, Feed(manifest.frame_hw, manifest.batch), None
+def _plan_candidate(path: Path, manifest: Manifest) -> Candidate:
+    candidate = Candidate(
+        path.name,
+        "plan",
+        manifest.precision,
+        InputSpec(manifest.frame_hw, manifest.batch),
+        None,
+        path,
+        manifest.sha256,
+        checkpoint_sha256=manifest.checkpoint_sha256,
+        rounded=True,
+        notes=manifest.notes,
     )
-    contender.rounded = True
-    contender.checkpoint_sha256 = manifest.checkpoint_sha256
-    contender.notes += manifest.notes
     try:
         engine = open_engine(path)
     except DeviceError as error:
-        contender.unavailable = (
+        reason = (
             f"{error}. Where its GPU is: sdi-parity --self-test --engine {path.name}, without PyTorch; or this "
             "comparison, with it"
         )
-        return contender
-    contender.run, contender.close = _probabilities(engine), engine.close
-    return contender
+        return replace(candidate, unavailable=reason)
+    return replace(candidate, run=_probabilities(engine), close=engine.close)
 
 
 def _probabilities(engine: Engine) -> Runner:

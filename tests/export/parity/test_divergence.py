@@ -7,9 +7,9 @@ import pytest
 from onnx import helper
 
 from damage import negate
-from sdi.export.feed import Feed
-from sdi.export.parity.contenders import open_contender
-from sdi.export.parity.where import TracedNetwork, first_difference, tensor_error
+from sdi.export.parity.candidates import open_candidate
+from sdi.export.parity.divergence import TracedNetwork, first_divergence, tensor_error
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import draw_strip
 from sdi.train.checkpoint import load_checkpoint
@@ -19,28 +19,27 @@ LAYER = "encoder.2.3.fuse.0"  # in the middle: 34 convolutions come before it
 
 @pytest.fixture(scope="module")
 def search(checkpoint):
-    """Engine -> what `first_difference` finds; the network is traced once."""
+    """Engine -> what `first_divergence` finds; the network is traced once."""
     loaded = load_checkpoint(checkpoint)
-    network = TracedNetwork(loaded, Feed(loaded.input_hw))
+    network = TracedNetwork(loaded, InputSpec(loaded.input_hw))
     image = draw_strip("inclusion", 3)[0]
-    return lambda engine: first_difference(
-        network, open_contender(engine, load_checkpoint(checkpoint), checkpoint), image
+    return lambda engine: first_divergence(
+        network, open_candidate(engine, load_checkpoint(checkpoint), checkpoint), "inclusion", image
     )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_layer_with_changed_weights_is_found(search, engines, damaged, precision):
     found = search(damaged(engines[precision], negate(LAYER)))
-    assert (found["layer"], found["op"]) == (LAYER, "Conv")
-    assert found["share"] > 0.8
-    assert found["error"] > 10 * found["inputs_error"] or precision == "int8"
-    examined = found["examined"]
-    assert {"layer": LAYER, "tensor": found["tensor"], "op": "Conv"}.items() <= next(
-        row.items() for row in examined if row["tensor"] == found["tensor"]
-    )
-    assert len(examined) <= 2 + np.log2(found["layers"])  # bisection, and the last layer
-    before = [row["map"] for row in examined[: [row["tensor"] for row in examined].index(found["tensor"])]]
-    assert max(before) < found["map"] / 2
+    assert (found.layer, found.op) == (LAYER, "Conv")
+    assert found.share > 0.8
+    assert found.error > 10 * found.inputs_error or precision == "int8"
+    examined = found.examined
+    (row,) = (row for row in examined if row.tensor == found.tensor)
+    assert (row.layer, row.op) == (LAYER, "Conv")
+    assert len(examined) <= 2 + np.log2(found.layers)  # bisection, and the last layer
+    before = [row.map for row in examined[: [row.tensor for row in examined].index(found.tensor)]]
+    assert max(before) < found.map / 2
 
 
 def test_one_changed_weight_of_four_thousand_is_found(search, engines, damaged):
@@ -50,7 +49,7 @@ def test_one_changed_weight_of_four_thousand_is_found(search, engines, damaged):
         values[0] += 1
         tensor.raw_data = values.tobytes()
 
-    assert search(damaged(engines["fp32"], edit))["layer"] == LAYER
+    assert search(damaged(engines["fp32"], edit)).layer == LAYER
 
 
 def test_a_fault_behind_the_last_layer_is_found(search, engines, damaged):
@@ -62,22 +61,22 @@ def test_a_fault_behind_the_last_layer_is_found(search, engines, damaged):
         model.graph.initializer.append(helper.make_tensor("fraction", 1, [], [0.8]))
 
     found = search(damaged(engines["fp32"], compress))
-    assert (found["tensor"], found["op"]) == ("probability", "Mul")
-    assert found["share"] > 0.999
+    assert (found.tensor, found.op) == ("probability", "Mul")
+    assert found.share > 0.999
 
 
 def test_equal_maps_need_no_search(search, engines):
     found = search(engines["fp32"])
-    assert found["layer"] is None
-    assert found["map"] < 1e-6
-    assert len(found["examined"]) == 1
+    assert found.layer is None
+    assert found.map < 1e-6
+    assert len(found.examined) == 1
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_rounding_everywhere_is_no_layers_fault(search, engines, precision):
     found = search(engines[precision])
-    assert found["layer"] is None
-    assert 0 < found["share"] < 0.25
+    assert found.layer is None
+    assert 0 < found.share < 0.25
 
 
 def test_layers_named_otherwise_are_refused(search, engines, damaged):

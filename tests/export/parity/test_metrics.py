@@ -1,4 +1,4 @@
-"""Parity figures against numpy and against what they are there to tell."""
+"""Parity metrics against numpy and against what they are there to tell."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdi.export.parity.comparison import compare
-from sdi.export.parity.figures import QUANTILES, Parity, region_agreement
+from sdi.export.parity.metrics import QUANTILES, Parity, region_agreement
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import InputError
 
@@ -33,7 +33,7 @@ def parity_of(references, engines, threshold=0.5):
     return parity
 
 
-def test_figures_equal_numpys():
+def test_metrics_equal_numpys():
     rng = np.random.default_rng(0)
     references = rng.random((5, 40, 60)).astype(np.float32)
     engines = (references + rng.normal(0, 1e-3, references.shape)).clip(0, 1).astype(np.float32)
@@ -58,10 +58,10 @@ def test_quantiles_equal_numpys(maps):
 
 def test_equal_maps_have_no_difference(maps):
     for equal in ([np.zeros((4, 4), np.float32)], maps):
-        figures = parity_of(equal, equal).to_dict()
-        assert figures.pop("slope") == pytest.approx(1)
-        assert figures.pop("saturation") == pytest.approx(0, abs=1e-12)
-        assert figures == {
+        metrics = parity_of(equal, equal).to_dict()
+        assert metrics.pop("slope") == pytest.approx(1)
+        assert metrics.pop("saturation") == pytest.approx(0, abs=1e-12)
+        assert metrics == {
             "max": 0.0, "p999": 0.0, "mean": 0.0, "iou": 1.0, "regions": 1.0, "quantile": 0.0, "peak": 0.0,
         }  # fmt: skip
 
