@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ SPEC = InputSpec((16, 16))
 
 
 @pytest.fixture(scope="module")
-def strips(tmp_path_factory):
+def strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder: pictures and masks, none of them for testing."""
     folder = tmp_path_factory.mktemp("strips")
     for part in ("Source Images", "Ground truth"):
@@ -48,7 +49,7 @@ def strips(tmp_path_factory):
 
 
 @pytest.fixture
-def calibration(strips, tmp_path):
+def calibration(strips: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "calib"
     folder.mkdir()
     choose_calibration_set(strips / "Source Images", 6).write(folder / SET_FILE)
@@ -78,7 +79,7 @@ def lopsided() -> onnx.ModelProto:
     return model
 
 
-def test_all_layers_are_quantised_where_the_bound_holds(calibration):
+def test_all_layers_are_quantised_where_the_bound_holds(calibration: Path) -> None:
     progress = RecordedProgress()
     model, record = quantise(every_kind(), Int8Options(calibration, max_drop=0.05), progress)
     onnx.checker.check_model(model, full_check=True)
@@ -91,7 +92,7 @@ def test_all_layers_are_quantised_where_the_bound_holds(calibration):
     assert 0 < moved.mean() < 0.05
 
 
-def test_the_layer_that_loses_most_is_kept_and_named(calibration):
+def test_the_layer_that_loses_most_is_kept_and_named(calibration: Path) -> None:
     free = quantise(lopsided(), Int8Options(calibration, max_drop=1.0))[1].accuracy["drop"]
     progress = RecordedProgress()
     model, record = quantise(lopsided(), Int8Options(calibration, max_drop=free / 3), progress)
@@ -106,12 +107,12 @@ def test_the_layer_that_loses_most_is_kept_and_named(calibration):
     assert "r1.out" not in record.ranges  # what is not quantised has no range
 
 
-def test_a_bound_that_cannot_be_held_fails(calibration):
+def test_a_bound_that_cannot_be_held_fails(calibration: Path) -> None:
     with pytest.raises(GateError, match=r"loses more map difference than 0 even with 3 of 6 layers .*--max-drop"):
         quantise(every_kind(), Int8Options(calibration, max_drop=0.0))
 
 
-def test_a_failed_bound_writes_nothing(calibration, tmp_path, monkeypatch):
+def test_a_failed_bound_writes_nothing(calibration: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "onnx_from_module", lambda module, shape: every_kind())
     request = ExportRequest("int8", int8=Int8Options(calibration, max_drop=0.0))
     out = tmp_path / "out"
@@ -120,7 +121,7 @@ def test_a_failed_bound_writes_nothing(calibration, tmp_path, monkeypatch):
     assert list(out.iterdir()) == []
 
 
-def test_s_measure_is_what_counts_where_there_are_masks(calibration, strips):
+def test_s_measure_is_what_counts_where_there_are_masks(calibration: Path, strips: Path) -> None:
     _, record = quantise(every_kind(), Int8Options(calibration, validation=strips, max_drop=0.5))
     calibrated = {picture.file for picture in read_calibration_set(calibration).pictures}
     assert record.accuracy["measure"] == "S-measure"
@@ -131,7 +132,7 @@ def test_s_measure_is_what_counts_where_there_are_masks(calibration, strips):
     assert quantise(every_kind(), masks)[1].accuracy["scores"] == scores
 
 
-def test_layers_out_of_halfs_range_are_never_quantised(calibration):
+def test_layers_out_of_halfs_range_are_never_quantised(calibration: Path) -> None:
     reason = "values up to 1e+06, half ends at 65504"
     model, record = quantise(
         every_kind(), Int8Options(calibration, max_drop=0.5), float32={"depthwise": reason, "r1": reason}
@@ -142,7 +143,7 @@ def test_layers_out_of_halfs_range_are_never_quantised(calibration):
     assert stored["network.stem.weight.int8"] == onnx.TensorProto.INT8
 
 
-def test_ranges_are_cached_beside_the_pictures(calibration):
+def test_ranges_are_cached_beside_the_pictures(calibration: Path) -> None:
     progress = RecordedProgress()
     options = Int8Options(calibration, max_drop=0.5)
     first = quantise(every_kind(), options, progress)[1]
@@ -160,13 +161,13 @@ def test_ranges_are_cached_beside_the_pictures(calibration):
     assert other.fingerprint != first.fingerprint
 
 
-def test_layers_given_are_kept_without_measuring(calibration):
+def test_layers_given_are_kept_without_measuring(calibration: Path) -> None:
     model, record = quantise(every_kind(), Int8Options(calibration, rest="fp32", keep=("up", "head")))
     assert (record.kept, record.accuracy) == ({"up": "asked for", "head": "asked for"}, {})
     assert {c.data_type for c in model.graph.initializer if c.name == "network.up.weight"} == {onnx.TensorProto.FLOAT}
 
 
-def test_a_changed_picture_is_refused(strips, tmp_path):
+def test_a_changed_picture_is_refused(strips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "calib"
     folder.mkdir()
     chosen = choose_calibration_set(strips / "Source Images", 6)
@@ -176,7 +177,7 @@ def test_a_changed_picture_is_refused(strips, tmp_path):
         quantise(every_kind(), Int8Options(folder))
 
 
-def test_report_tells_what_was_kept_and_escapes_names(calibration, tmp_path):
+def test_report_tells_what_was_kept_and_escapes_names(calibration: Path, tmp_path: Path) -> None:
     free = quantise(lopsided(), Int8Options(calibration, max_drop=1.0))[1].accuracy["drop"]
     record = quantise(lopsided(), Int8Options(calibration, max_drop=free / 3))[1]
     page = write_int8_report(tmp_path / "tiny-int8.onnx", record)
@@ -192,7 +193,7 @@ def test_report_tells_what_was_kept_and_escapes_names(calibration, tmp_path):
     assert "Not ranked" in int8_report_html("x", replace(record, sensitivity=[]))
 
 
-def test_names_and_forms_of_requests(calibration):
+def test_names_and_forms_of_requests(calibration: Path) -> None:
     request = ExportRequest("int8", int8=Int8Options(calibration))
     assert request.file_name("minet") == "minet-int8.onnx"
     fp32 = ExportRequest("int8", int8=Int8Options(calibration, rest="fp32"))
@@ -206,7 +207,7 @@ def test_names_and_forms_of_requests(calibration):
 
 
 @pytest.mark.slow
-def test_command_from_pictures_to_engine(strips, tmp_path):
+def test_command_from_pictures_to_engine(strips: Path, tmp_path: Path) -> None:
     """Calibrate, export, check the file, its manifest, report and answers."""
     checkpoint = tmp_path / "best.pt"
     save_checkpoint(checkpoint, lively_checkpoint("minet", 64))
@@ -237,7 +238,7 @@ def test_command_from_pictures_to_engine(strips, tmp_path):
     assert answer.std() > 1
 
 
-def test_int8_without_a_calibration_set_says_how_to_make_one(tmp_path):
+def test_int8_without_a_calibration_set_says_how_to_make_one(tmp_path: Path) -> None:
     for arguments in (["--int8"], ["--calibration", tmp_path]):
         refused = command("sdi-export", "--model", "minet", *arguments, cwd=tmp_path)
         assert refused.returncode == 2

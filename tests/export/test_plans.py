@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from pathlib import Path
 from typing import get_args
 
 import onnx
@@ -15,15 +16,15 @@ from sdi.export.int8 import Int8Options
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.manifest import read_manifest
-from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
-from support import command, lively_checkpoint, nvidia_view
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
+from support import ParsedView, command, lively_checkpoint, nvidia_view
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this machine")
 RTX = BUILDERS["tensorrt-rtx"]
 FACE = {"frame": "UINT8", "saliency": "UINT8"}
 
 
-def looks_right(view, file, height, width):
+def looks_right(view: ParsedView, file: Path, height: int, width: int) -> None:
     """The parser's view of a whole network: our inputs and outputs, and every convolution of the file."""
     assert view.kinds == FACE
     assert view.shapes == {"frame": (1, height, width, 3), "saliency": (1, height, width)}
@@ -34,7 +35,7 @@ def looks_right(view, file, height, width):
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory):
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Synthetic strip, chosen by the real command."""
     folder = tmp_path_factory.mktemp("calibration")
     (folder / "images").mkdir()
@@ -47,7 +48,7 @@ def calibration(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["minet", "csepnet", "tsernet-xs"])
-def checkpoint(request):
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     """The shipped network where there is one; else one whose maps are worth comparing."""
     shipped = shipped_checkpoint(request.param)
     return load_checkpoint(shipped) if shipped else lively_checkpoint(request.param, 64)
@@ -55,7 +56,7 @@ def checkpoint(request):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", get_args(Precision)[1:])
-def test_plan_of_a_network(checkpoint, precision, calibration, tmp_path):
+def test_plan_of_a_network(checkpoint: Checkpoint, precision: Precision, calibration: Path, tmp_path: Path) -> None:
     # Nothing is kept in high precision: the parser is to see each layer quantised.
     int8 = Int8Options(calibration, keep=()) if precision == "int8" else None
     request = ExportRequest(precision, int8=int8)
@@ -70,7 +71,7 @@ def test_plan_of_a_network(checkpoint, precision, calibration, tmp_path):
 
 
 @pytest.mark.slow
-def test_full_tsernet_in_half_becomes_a_plan(tmp_path):
+def test_full_tsernet_in_half_becomes_a_plan(tmp_path: Path) -> None:
     """The widest network through the command, in less than 6 GiB of memory."""
     done = command("sdi-export", "--model", "tsernet", "--fp16", "--random-weights", "--json", "-o", tmp_path)
     assert done.returncode == 0, done.stderr

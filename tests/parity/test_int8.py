@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import py_sod_metrics
@@ -23,7 +25,9 @@ from sdi.train.models.deploy import deploy_form
 
 
 @pytest.mark.slow
-def test_published_minet_keeps_its_scores_in_half_and_in_int8(steel_data, reference, tmp_path):
+def test_published_minet_keeps_its_scores_in_half_and_in_int8(
+    steel_data: Path, reference: Path, tmp_path: Path
+) -> None:
     """The bounds: FP16 loses at most .0005 S, INT8 .002 S and .001 MAE, calibrated on training pictures alone."""
     checkpoint = checkpoint_from_authors(reference / "minet_published.pth", "minet")
     module = EngineModule(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)

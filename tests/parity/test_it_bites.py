@@ -25,7 +25,7 @@ from damage import save_engine
 from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.ranges import RangeSource, cached_ranges, measure_ranges
 from sdi.calibration.selection import choose_calibration_set
-from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, Precision, export_onnx
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options
 from sdi.export.parity.gate import GateRequest, run_gate
@@ -76,7 +76,7 @@ class Engines:
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory) -> Engines:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
     """The small network that comes with sdi in three precisions, made from its one traced graph."""
     source, checkpoint = find_engine("minet"), shipped_checkpoint("minet")
     manifest, traced = read_manifest(source), onnx.load(source)
@@ -175,18 +175,20 @@ CASES = [
 
 
 @pytest.mark.parametrize("precision", ALL)
-def test_the_unharmed_engine_passes_every_gate(engines, precision):
+def test_the_unharmed_engine_passes_every_gate(engines: Engines, precision: Precision) -> None:
     assert caught_by(engines.harmed(precision, lambda model: None), engines.checkpoint) == {}
 
 
 @pytest.mark.parametrize(("precision", "plant", "gates"), CASES)
-def test_fault_in_an_engine_is_caught(engines, precision, plant, gates):
+def test_fault_in_an_engine_is_caught(
+    engines: Engines, precision: Precision, plant: Plant, gates: dict[str, str]
+) -> None:
     said = caught_by(engines.harmed(precision, plant), engines.checkpoint)
     for gate, metric in gates.items():
         assert metric in said[gate]
 
 
-def test_the_planted_batch_statistics_are_pytorchs(engines):
+def test_the_planted_batch_statistics_are_pytorchs(engines: Engines) -> None:
     """The oracle of that fault: PyTorch, with those batch norms left in training mode."""
     network, how = load_network(trained()), model_spec("minet").preprocessing
     graph = engines.graph("fp32", batch_statistics)
@@ -201,7 +203,7 @@ def test_the_planted_batch_statistics_are_pytorchs(engines):
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory) -> Path:
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibration set of drawn strip."""
     folder = tmp_path_factory.mktemp("calibration")
     for kind in DEFECTS:
@@ -217,8 +219,13 @@ def calibration(tmp_path_factory) -> Path:
     ids=["BGR taken for RGB-fp32", "BGR taken for RGB-int8", "one layer of 110 without its bias-int8"],
 )
 def test_nothing_is_kept_of_a_graph_that_was_traced_wrongly(
-    engines, calibration, tmp_path, monkeypatch, precision, plant
-):
+    engines: Engines,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    plant: Plant,
+) -> None:
     """The fault is in what sdi-export traces; in INT8 too it is found in the float32 graph."""
     options = Int8Options(calibration, ranges="minmax", keep=()) if precision == "int8" else None
     request = ExportRequest(precision, int8=options)
@@ -235,7 +242,7 @@ def test_nothing_is_kept_of_a_graph_that_was_traced_wrongly(
                 engine.self_test()
 
 
-def test_overflow_of_half_is_found_in_float32_ranges(engines):
+def test_overflow_of_half_is_found_in_float32_ranges(engines: Engines) -> None:
     """Two layers whose product is what it was, while what lies between them is 100,000 times as great."""
     parts = ("encoder.1.0.0.0", "encoder.1.0.1.0")
     harmed = engines.graph("fp32", partial(faults.overflow, first=parts[0], second=parts[1], factor=1e5))
@@ -251,7 +258,7 @@ def test_overflow_of_half_is_found_in_float32_ranges(engines):
     assert set(caught_by(engines.saved("fp16", half_model(harmed)), engines.checkpoint)) == {PARITY, SELF_TEST}
 
 
-def test_ranges_of_another_network_are_not_taken_for_this_ones(tmp_path):
+def test_ranges_of_another_network_are_not_taken_for_this_ones(tmp_path: Path) -> None:
     """The calibration's fingerprint: ranges in the cache are those of these pictures, weights, graph and method."""
     source = RangeSource("pictures", "preprocessing", "weights", "graph", "mse")
     cache, progress = tmp_path / "ranges.json", RecordedProgress()
@@ -261,7 +268,7 @@ def test_ranges_of_another_network_are_not_taken_for_this_ones(tmp_path):
     assert cached_ranges(cache, source, lambda: pytest.fail("measured again"), progress) == {"x": 1.0}
 
 
-def test_other_pictures_than_were_chosen_calibrate_nothing(calibration, tmp_path):
+def test_other_pictures_than_were_chosen_calibrate_nothing(calibration: Path, tmp_path: Path) -> None:
     chosen = read_calibration_set(calibration)
     moved = replace(chosen, images=str(tmp_path))
     for picture in chosen.pictures:
@@ -298,7 +305,9 @@ def towards(other: Checkpoint, share: float, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ALL)
-def test_weights_of_another_checkpoint_are_caught(engines, other_training, tmp_path, precision):
+def test_weights_of_another_checkpoint_are_caught(
+    engines: Engines, other_training: Checkpoint, tmp_path: Path, precision: Precision
+) -> None:
     engine = engines.harmed(precision, lambda model: None)
     (runner,) = run_gate(GateRequest(towards(other_training, 1, tmp_path), [engine]), Pictures(None)).candidates
     assert not runner.passed
@@ -306,7 +315,7 @@ def test_weights_of_another_checkpoint_are_caught(engines, other_training, tmp_p
 
 
 @pytest.fixture(scope="module")
-def lite(tmp_path_factory) -> tuple[Path, Path]:
+def lite(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(checkpoint, engine) of the other trained network, exported for a camera of 160 x 200: it resizes inside."""
     checkpoint = shipped_checkpoint("tsernet-lite")
     assert checkpoint is not None
@@ -326,7 +335,7 @@ def copied(engine: Path, folder: Path, plant: Plant = lambda model: None, **fiel
     return path
 
 
-def test_other_corners_where_the_graph_resizes_are_caught(lite, tmp_path):
+def test_other_corners_where_the_graph_resizes_are_caught(lite: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, engine = lite
     assert caught_by(engine, checkpoint) == {}
     for part in ("first", "last"):
@@ -334,13 +343,13 @@ def test_other_corners_where_the_graph_resizes_are_caught(lite, tmp_path):
         assert set(caught_by(harmed, checkpoint)) >= {PARITY}
 
 
-def test_height_and_width_exchanged_in_a_manifest_are_caught(lite, tmp_path):
+def test_height_and_width_exchanged_in_a_manifest_are_caught(lite: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, engine = lite
     with pytest.raises(InputError, match=r"takes .*\[1, 160, 200, 3\].*its manifest says"):
         caught_by(copied(engine, tmp_path, frame_hw=(200, 160)), checkpoint)
 
 
-def test_an_engine_of_another_network_is_caught(engines, lite, tmp_path):
+def test_an_engine_of_another_network_is_caught(engines: Engines, lite: tuple[Path, Path], tmp_path: Path) -> None:
     """By its manifest; with the right engine's manifest, by its bytes; with a forged manifest, by its maps."""
     _, other = lite
     with pytest.raises(InputError, match="holds minet, not tsernet-lite"):
@@ -367,7 +376,7 @@ SCALED: list[tuple[str, str, Callable[[onnx.ModelProto, float], None]]] = [
 
 
 @pytest.mark.skipif("SDI_SENSITIVITY" not in os.environ, reason="a measurement of minutes: set SDI_SENSITIVITY=1")
-def test_how_small_a_fault_may_be(engines, other_training, tmp_path):
+def test_how_small_a_fault_may_be(engines: Engines, other_training: Checkpoint, tmp_path: Path) -> None:
     """Quarters each fault until both gates let it pass, and prints the smallest share that each still caught."""
     table = Table("fault", "whole", "precision", f"{PARITY} catches", f"{SELF_TEST} catches")
     named = [(fault, whole, partial(_planted, engines, plant)) for fault, whole, plant in SCALED]

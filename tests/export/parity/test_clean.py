@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -102,7 +102,7 @@ def test_areas_are_counted_as_the_runtime_counts() -> None:
         "clean_worst": 1.0,
         "clean_gained": pytest.approx(1.1 / 3),
     }
-    assert areas.to_dict() == {
+    assert asdict(areas.summary()) == {
         "patches": 3,
         "drawn": 1,
         "with_any": 2,

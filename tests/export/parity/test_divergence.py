@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
-from damage import negate
+from damage import Edit, negate
 from sdi.export.parity.candidates import open_candidate
 from sdi.export.parity.divergence import TracedNetwork, first_divergence, tensor_error
+from sdi.export.parity.result import Divergence
 from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import draw_strip
 from sdi.train.checkpoint import load_checkpoint
 
+Search = Callable[[Path], Divergence]
 LAYER = "encoder.2.3.fuse.0"  # in the middle: 34 convolutions come before it
 
 
 @pytest.fixture(scope="module")
-def search(checkpoint):
+def search(checkpoint: Path) -> Search:
     """Engine -> what `first_divergence` finds; the network is traced once."""
     loaded = load_checkpoint(checkpoint)
     network = TracedNetwork(loaded, InputSpec(loaded.input_hw))
@@ -29,7 +35,9 @@ def search(checkpoint):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_layer_with_changed_weights_is_found(search, engines, damaged, precision):
+def test_the_layer_with_changed_weights_is_found(
+    search: Search, engines: dict[str, Path], damaged: Callable[[Path, Edit], Path], precision: str
+) -> None:
     found = search(damaged(engines[precision], negate(LAYER)))
     assert (found.layer, found.op) == (LAYER, "Conv")
     assert found.share > 0.8
@@ -42,8 +50,10 @@ def test_the_layer_with_changed_weights_is_found(search, engines, damaged, preci
     assert max(before) < found.map / 2
 
 
-def test_one_changed_weight_of_four_thousand_is_found(search, engines, damaged):
-    def edit(model):
+def test_one_changed_weight_of_four_thousand_is_found(
+    search: Search, engines: dict[str, Path], damaged: Callable[[Path, Edit], Path]
+) -> None:
+    def edit(model: onnx.ModelProto) -> None:
         (tensor,) = (t for t in model.graph.initializer if t.name == f"network.{LAYER}.weight")
         values = np.frombuffer(tensor.raw_data, np.float32).copy()
         values[0] += 1
@@ -52,8 +62,10 @@ def test_one_changed_weight_of_four_thousand_is_found(search, engines, damaged):
     assert search(damaged(engines["fp32"], edit)).layer == LAYER
 
 
-def test_a_fault_behind_the_last_layer_is_found(search, engines, damaged):
-    def compress(model):
+def test_a_fault_behind_the_last_layer_is_found(
+    search: Search, engines: dict[str, Path], damaged: Callable[[Path, Edit], Path]
+) -> None:
+    def compress(model: onnx.ModelProto) -> None:
         (node,) = (n for n in model.graph.node if "probability" in n.output)
         node.output[0] = "whole"
         index = list(model.graph.node).index(node) + 1
@@ -65,7 +77,7 @@ def test_a_fault_behind_the_last_layer_is_found(search, engines, damaged):
     assert found.share > 0.999
 
 
-def test_equal_maps_need_no_search(search, engines):
+def test_equal_maps_need_no_search(search: Search, engines: dict[str, Path]) -> None:
     found = search(engines["fp32"])
     assert found.layer is None
     assert found.map < 1e-6
@@ -73,14 +85,16 @@ def test_equal_maps_need_no_search(search, engines):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_rounding_everywhere_is_no_layers_fault(search, engines, precision):
+def test_rounding_everywhere_is_no_layers_fault(search: Search, engines: dict[str, Path], precision: str) -> None:
     found = search(engines[precision])
     assert found.layer is None
     assert 0 < found.share < 0.25
 
 
-def test_layers_named_otherwise_are_refused(search, engines, damaged):
-    def rename(model):  # as an exporter does that counts one more convolution
+def test_layers_named_otherwise_are_refused(
+    search: Search, engines: dict[str, Path], damaged: Callable[[Path, Edit], Path]
+) -> None:
+    def rename(model: onnx.ModelProto) -> None:  # as an exporter does that counts one more convolution
         for node in model.graph.node:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
@@ -92,7 +106,7 @@ def test_layers_named_otherwise_are_refused(search, engines, damaged):
         search(damaged(engines["fp32"], rename))
 
 
-def test_the_worst_channel_decides():
+def test_the_worst_channel_decides() -> None:
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(1, 8, 10, 10)).astype(np.float32)
     engine = reference.copy()
@@ -105,7 +119,7 @@ def test_the_worst_channel_decides():
     assert tensor_error(reference, engine[:, :4]) == np.inf
 
 
-def test_silence_in_both_is_no_error():
+def test_silence_in_both_is_no_error() -> None:
     nothing = np.zeros((1, 4, 5, 5), np.float32)
     assert tensor_error(nothing, nothing) == 0
     assert tensor_error(nothing, nothing + 1e-3) == 1

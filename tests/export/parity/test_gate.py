@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -13,15 +15,17 @@ import pytest
 from onnx import helper
 
 import sdi.export.parity.candidates as candidates
-from damage import negate, save_engine
+from damage import Edit, negate, save_engine
 from sdi.export.onnx_model import PROBABILITY
 from sdi.export.parity.evidence import difference_picture
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.metrics import METRICS
 from sdi.export.parity.pictures import Pictures
+from sdi.export.parity.result import GateResult
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import read_gray, read_image
+from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
@@ -31,19 +35,21 @@ from support import lively_checkpoint
 
 
 @pytest.fixture(scope="module")
-def pictures(strip_pairs):
+def pictures(strip_pairs: Path) -> Pictures:
     return Pictures(pairs=find_pairs(images=strip_pairs / "images", masks=strip_pairs / "masks"))
 
 
 @pytest.fixture(scope="module")
-def judged(checkpoint, engines, pictures, tmp_path_factory):
+def judged(
+    checkpoint: Path, engines: dict[str, Path], pictures: Pictures, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[GateResult, Path]:
     """Every precision and the deploy form at once."""
     evidence = tmp_path_factory.mktemp("gate") / "evidence"
     result = run_gate(GateRequest(checkpoint, tuple(engines.values()), deploy=True, evidence=evidence), pictures)
     return result, evidence
 
 
-def test_every_honest_candidate_passes(judged):
+def test_every_honest_candidate_passes(judged: tuple[GateResult, Path]) -> None:
     result, evidence = judged
     assert [(candidate.kind, candidate.precision) for candidate in result.candidates] == [
         ("deploy", "fp32"),
@@ -59,13 +65,15 @@ def test_every_honest_candidate_passes(judged):
     assert not evidence.exists()  # made when something fails
 
 
-def test_fewer_bits_differ_more(judged):
+def test_fewer_bits_differ_more(judged: tuple[GateResult, Path]) -> None:
     deploy, fp32, fp16, int8 = (candidate.metrics["mean"] for candidate in judged[0].candidates)
     assert 0 < max(deploy, fp32) < fp16 / 10
     assert fp16 < int8 / 10
 
 
-def test_scores_are_those_of_the_maps_that_the_runtime_gives(judged, engines, pictures):
+def test_scores_are_those_of_the_maps_that_the_runtime_gives(
+    judged: tuple[GateResult, Path], engines: dict[str, Path], pictures: Pictures
+) -> None:
     measure, mae = py_sod_metrics.Smeasure(), py_sod_metrics.MAE()
     with open_engine(engines["int8"]) as engine:
         for index in range(len(pictures)):
@@ -79,7 +87,7 @@ def test_scores_are_those_of_the_maps_that_the_runtime_gives(judged, engines, pi
     assert metrics["S_lost"] == metrics["reference_S"] - metrics["S"]
 
 
-def test_every_metric_is_there(judged):
+def test_every_metric_is_there(judged: tuple[GateResult, Path]) -> None:
     for candidate in judged[0].candidates:
         left = {name for name in METRICS if name.startswith("clean")}
         if candidate.kind == "deploy":
@@ -91,7 +99,7 @@ def test_every_metric_is_there(judged):
         assert candidate.seconds_per_frame > 0
 
 
-def test_without_truth_there_are_no_scores(checkpoint, engines):
+def test_without_truth_there_are_no_scores(checkpoint: Path, engines: dict[str, Path]) -> None:
     drawn = Pictures()
     result = run_gate(GateRequest(checkpoint, (engines["fp32"],)), drawn)
     assert result.synthetic
@@ -101,8 +109,13 @@ def test_without_truth_there_are_no_scores(checkpoint, engines):
 
 
 def test_a_failure_keeps_its_picture_as_reference_engine_difference(
-    checkpoint, engines, damaged, strip_pairs, pictures, tmp_path
-):
+    checkpoint: Path,
+    engines: dict[str, Path],
+    damaged: Callable[[Path, Edit], Path],
+    strip_pairs: Path,
+    pictures: Pictures,
+    tmp_path: Path,
+) -> None:
     engine = damaged(engines["fp32"], negate("encoder.2.3.fuse.0"))
     evidence = tmp_path / "evidence"
     result = run_gate(GateRequest(checkpoint, (engine,), evidence=evidence), pictures)
@@ -123,7 +136,7 @@ def test_a_failure_keeps_its_picture_as_reference_engine_difference(
     assert (shown[60:, 652:].reshape(-1, 3) != shown[60:, 652:653].reshape(-1, 3)[0]).any()  # colours
 
 
-def test_the_difference_is_scaled_to_its_maximum():
+def test_the_difference_is_scaled_to_its_maximum() -> None:
     reference = np.zeros((40, 40), np.float32)
     engine = reference.copy()
     engine[10:20, 10:20] = 0.01
@@ -133,20 +146,24 @@ def test_the_difference_is_scaled_to_its_maximum():
     assert colours.max() > 500  # and nearly white
 
 
-def test_evidence_goes_into_no_folder_of_others(checkpoint, engines, pictures, tmp_path):
+def test_evidence_goes_into_no_folder_of_others(
+    checkpoint: Path, engines: dict[str, Path], pictures: Pictures, tmp_path: Path
+) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"x")
     with pytest.raises(InputError, match="holds files that sdi-parity --evidence did not write"):
         run_gate(GateRequest(checkpoint, (engines["fp32"],), evidence=tmp_path), pictures)
 
 
-def test_bounds_can_be_replaced(checkpoint, engines, pictures):
+def test_bounds_can_be_replaced(checkpoint: Path, engines: dict[str, Path], pictures: Pictures) -> None:
     strict = {**TOLERANCES, "fp16": replace(TOLERANCES["fp32"])}
     result = run_gate(GateRequest(checkpoint, (engines["fp16"],), tolerances=strict), pictures)
     assert {row.metric for row in result.candidates[0].failures} >= {"max", "p999"}
 
 
 @pytest.mark.parametrize("side", [200, 320])
-def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(checkpoint, engines, side, tmp_path):
+def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(
+    checkpoint: Path, engines: dict[str, Path], side: int, tmp_path: Path
+) -> None:
     """Frames of another size are resized inside, as the reference does."""
     model, manifest = onnx.load(engines["fp32"]), read_manifest(engines["fp32"])
     # The same network behind a Resize, in front of another one.
@@ -176,7 +193,7 @@ def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(checkpoint, 
     assert result.candidates[0].pictures[0].pixels == side * side
 
 
-def rewrite(engine, path, **fields):
+def rewrite(engine: Path, path: Path, **fields: Any) -> Path:
     """The same engine with another manifest."""
     model, manifest = onnx.load(engine), read_manifest(engine)
     return save_engine(path, model, replace(manifest, **fields), fields.get("precision", manifest.precision))
@@ -196,13 +213,15 @@ def rewrite(engine, path, **fields):
         ({"batch": 4}, r"its manifest says frame \[4, 256, 256, 3\]"),
     ],
 )
-def test_what_is_no_engine_of_this_checkpoint_is_refused(checkpoint, engines, tmp_path, fields, complaint):
+def test_what_is_no_engine_of_this_checkpoint_is_refused(
+    checkpoint: Path, engines: dict[str, Path], tmp_path: Path, fields: dict[str, Any], complaint: str
+) -> None:
     engine = rewrite(engines["fp32"], tmp_path / "e.onnx", **fields)
     with pytest.raises(InputError, match=complaint):
         run_gate(GateRequest(checkpoint, (engine,)), Pictures())
 
 
-def test_files_that_are_not_what_they_should_be(checkpoint, engines, tmp_path):
+def test_files_that_are_not_what_they_should_be(checkpoint: Path, engines: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "e.onnx"
     with pytest.raises(InputError, match=r"no such engine: .*e\.onnx; make one with sdi-export"):
         run_gate(GateRequest(checkpoint, (path,)), Pictures())
@@ -222,8 +241,10 @@ def test_files_that_are_not_what_they_should_be(checkpoint, engines, tmp_path):
         run_gate(GateRequest(checkpoint, (engines["fp32"], engines["fp32"])), Pictures())
 
 
-def test_a_graph_without_our_tensor_is_refused(checkpoint, engines, damaged):
-    def rename(model):
+def test_a_graph_without_our_tensor_is_refused(
+    checkpoint: Path, engines: dict[str, Path], damaged: Callable[[Path, Edit], Path]
+) -> None:
+    def rename(model: onnx.ModelProto) -> None:
         for node in model.graph.node:
             for names in (node.input, node.output):
                 for i, name in enumerate(names):
@@ -234,7 +255,9 @@ def test_a_graph_without_our_tensor_is_refused(checkpoint, engines, damaged):
         run_gate(GateRequest(checkpoint, (damaged(engines["fp32"], rename),)), Pictures())
 
 
-def test_another_checkpoint_is_told_of(engines, checkpoint, pictures, tmp_path):
+def test_another_checkpoint_is_told_of(
+    engines: dict[str, Path], checkpoint: Path, pictures: Pictures, tmp_path: Path
+) -> None:
     other = load_checkpoint(checkpoint)
     head = "heads.0.1.bias"
     other = replace(other, weights={**other.weights, head: other.weights[head] + 1})
@@ -244,7 +267,9 @@ def test_another_checkpoint_is_told_of(engines, checkpoint, pictures, tmp_path):
     assert f"it was exported from another checkpoint than {tmp_path / 'other.pt'}" in candidate.notes
 
 
-def test_a_mask_of_another_size_is_refused(checkpoint, engines, strip_pairs, tmp_path):
+def test_a_mask_of_another_size_is_refused(
+    checkpoint: Path, engines: dict[str, Path], strip_pairs: Path, tmp_path: Path
+) -> None:
     cv2.imwrite(str(tmp_path / "clean.png"), read_gray(strip_pairs / "masks" / "clean.png")[:-1])
     pair = replace(
         find_pairs(images=strip_pairs / "images", masks=strip_pairs / "masks")[0], mask=tmp_path / "clean.png"
@@ -256,23 +281,25 @@ def test_a_mask_of_another_size_is_refused(checkpoint, engines, strip_pairs, tmp
 class _Plan:
     """What `open_engine` gives for a plan: maps of 8 bits, here those of an ONNX engine."""
 
-    def __init__(self, engine):
+    def __init__(self, engine: Engine) -> None:
         self._engine, self.batch, self.closed = engine, engine.batch, False
 
-    def execute(self, frames):
+    def execute(self, frames: np.ndarray) -> np.ndarray:
         return self._engine.execute(frames)
 
-    def close(self):
+    def close(self) -> None:
         self.closed = True
         self._engine.close()
 
 
-def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(checkpoint, engines, pictures, tmp_path, monkeypatch):
+def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(
+    checkpoint: Path, engines: dict[str, Path], pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only the execution on a GPU is replaced: by ONNX Runtime, behind the same interface."""
     plan = rewrite(engines["fp32"], tmp_path / "minet-fp32.plan", target="tensorrt")
     opened = []
 
-    def open_plan(path):
+    def open_plan(path: Path) -> _Plan:
         assert path == plan
         opened.append(_Plan(open_engine(engines["fp32"], "cpu")))
         return opened[-1]
@@ -291,10 +318,12 @@ def test_a_plan_is_compared_on_8_bits_with_half_a_level_more_room(checkpoint, en
     assert opened[0].closed
 
 
-def test_a_plan_without_its_gpu_leaves_the_others_judged(checkpoint, engines, pictures, tmp_path, monkeypatch):
+def test_a_plan_without_its_gpu_leaves_the_others_judged(
+    checkpoint: Path, engines: dict[str, Path], pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plan = rewrite(engines["fp16"], tmp_path / "minet-fp16.plan", target="tensorrt")
 
-    def no_gpu(path):
+    def no_gpu(path: Path) -> NoReturn:
         raise DeviceError(f"{path} is a TensorRT plan: no CUDA driver here")
 
     monkeypatch.setattr(candidates, "open_engine", no_gpu)
@@ -307,27 +336,27 @@ def test_a_plan_without_its_gpu_leaves_the_others_judged(checkpoint, engines, pi
     assert absent.rows == ()
 
 
-def test_a_network_of_another_size_passes_in_its_deploy_form(tmp_path):
+def test_a_network_of_another_size_passes_in_its_deploy_form(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "xs.pt", lively_checkpoint("tsernet-xs", 64))
     result = run_gate(GateRequest(tmp_path / "xs.pt", deploy=True), Pictures())
     assert result.passed
     assert result.model == "tsernet-xs"
 
 
-def test_an_engine_that_comes_with_sdi_goes_by_its_name(checkpoint):
+def test_an_engine_that_comes_with_sdi_goes_by_its_name(checkpoint: Path) -> None:
     (candidate,) = candidates.open_candidates([Path("minet")], load_checkpoint(checkpoint), checkpoint)
     assert candidate.file == find_engine("minet")
     assert candidate.run is not None
 
 
-def test_engines_of_one_name_are_told_apart(checkpoint, engines, tmp_path):
+def test_engines_of_one_name_are_told_apart(checkpoint: Path, engines: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     twin = rewrite(engines["fp32"], tmp_path / "other" / "minet-fp32.onnx")
     result = run_gate(GateRequest(checkpoint, (engines["fp32"], twin)), Pictures())
     assert [candidate.name for candidate in result.candidates] == [str(engines["fp32"]), str(twin)]
 
 
-def test_manifest_only_moved(checkpoint, engines, tmp_path):
+def test_manifest_only_moved(checkpoint: Path, engines: dict[str, Path], tmp_path: Path) -> None:
     """A manifest that belongs to other bytes is a contradiction."""
     path = tmp_path / "e.onnx"
     path.write_bytes(engines["fp16"].read_bytes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,7 +27,7 @@ LEVELS = {"1": 0.0, "50": 0.01, "99": 0.98}
 
 
 @pytest.fixture
-def result(tmp_path):
+def result(tmp_path: Path) -> GateResult:
     """One candidate that passes, one that fails with evidence and a layer, and one that cannot run here."""
     picture = tmp_path / "a|b.onnx-Sc_2.png"
     write_image(picture, np.full((20, 60, 3), 90, np.uint8))
@@ -49,7 +50,7 @@ def result(tmp_path):
     return GateResult("minet", {"file": "best.pt", "sha256": "0" * 64}, 0.5, 2, False, candidates, machine)
 
 
-def test_junit_has_a_case_for_each_metric(result):
+def test_junit_has_a_case_for_each_metric(result: GateResult) -> None:
     root = ElementTree.fromstring(junit_report(result))
     assert (root.tag, root.attrib) == (
         "testsuites",
@@ -70,7 +71,7 @@ def test_junit_has_a_case_for_each_metric(result):
         assert int(suite.get("failures")) == len(list(suite.iter("failure")))
 
 
-def test_markdown_is_one_table_that_file_names_cannot_break(result):
+def test_markdown_is_one_table_that_file_names_cannot_break(result: GateResult) -> None:
     lines = markdown_report(result).splitlines()
     assert lines[0] == "## Parity of minet: FAILED"
     table = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
@@ -86,14 +87,14 @@ def test_markdown_is_one_table_that_file_names_cannot_break(result):
     assert "<script>" not in text.replace(r"\<script\>", "")
 
 
-def test_a_passed_gate_says_so(result):
+def test_a_passed_gate_says_so(result: GateResult) -> None:
     passed = replace(result, candidates=result.candidates[:1])
     assert markdown_report(passed).startswith("## Parity of minet: passed\n")
     assert "<title>Parity of minet</title>" in html_report(passed)
     assert ElementTree.fromstring(junit_report(passed)).get("failures") == "0"
 
 
-def test_the_page_needs_no_other_file_and_runs_nothing(result):
+def test_the_page_needs_no_other_file_and_runs_nothing(result: GateResult) -> None:
     page = html_report(result)
     assert page.count("data:image/png;base64,") == 1
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
@@ -111,7 +112,7 @@ def test_the_page_needs_no_other_file_and_runs_nothing(result):
     assert all(METRICS[row.metric].title in page for row in (GOOD, BAD))
 
 
-def test_json_is_the_result(result, tmp_path):
+def test_json_is_the_result(result: GateResult, tmp_path: Path) -> None:
     absent = replace(result.candidates[2], unavailable="no GPU here")
     result = replace(result, candidates=(*result.candidates[:2], absent))
     (tmp_path / "out").mkdir()
@@ -121,7 +122,7 @@ def test_json_is_the_result(result, tmp_path):
     assert GateResult.from_dict(json.loads(paths[0].read_text(encoding="utf-8"))) == result
 
 
-def test_reports_come_all_or_none(result, tmp_path):
+def test_reports_come_all_or_none(result: GateResult, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     failing = replace(result.candidates[1], evidence=(*result.candidates[1].evidence, str(tmp_path / "gone.png")))
     result = replace(result, candidates=(result.candidates[0], failing))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +37,7 @@ BAD = Row("iou", 0.5, 0.9, True, "because")
 LAYER = Layer("a.b", "x", "Conv", 1.5, 0.1)
 
 
-def test_a_row_holds_on_its_side():
+def test_a_row_holds_on_its_side() -> None:
     assert Row("max", 0.1, 0.1, False, "").passed
     assert not Row("max", 0.11, 0.1, False, "").passed
     assert Row("iou", 0.9, 0.9, True, "").passed
@@ -45,20 +46,20 @@ def test_a_row_holds_on_its_side():
     assert not Row("iou", math.nan, 0.1, True, "").passed
 
 
-def test_one_failure_fails_all():
+def test_one_failure_fails_all() -> None:
     assert result_of(candidate_of(GOOD), candidate_of(GOOD)).passed
     failing = candidate_of(GOOD, BAD)
     assert failing.failures == [BAD]
     assert not result_of(candidate_of(GOOD), failing).passed
 
 
-def test_nothing_compared_is_not_passed():
+def test_nothing_compared_is_not_passed() -> None:
     assert not candidate_of().passed
     assert not candidate_of(GOOD, unavailable="no GPU").passed
     assert not result_of().passed
 
 
-def test_json_and_back_changes_nothing():
+def test_json_and_back_changes_nothing() -> None:
     result = result_of(
         candidate_of(
             GOOD,
@@ -97,6 +98,6 @@ def test_json_and_back_changes_nothing():
         (lambda value: value | {"surprise": 1}, "damaged parity result .*surprise"),
     ],
 )
-def test_what_is_no_result_is_refused(change, complaint):
+def test_what_is_no_result_is_refused(change: Callable[[dict[str, Any]], Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         GateResult.from_dict(change(result_of(candidate_of(GOOD)).to_dict()))
