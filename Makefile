@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VENV_FLAGS := $(if $(filter aarch64,$(shell uname -m)),--system-site-packages)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench clean docs/demo.png
+.PHONY: demo test test-jetson lint format bench dist clean docs/demo.png
 
 # The lean runtime alone: no torch.
 demo: $(VENV)/.runtime
@@ -17,10 +17,15 @@ demo: $(VENV)/.runtime
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# What can be tried of a Jetson without one; as root on Debian, with the packages of tools/debian-packages.txt.
+test-jetson: $(VENV)/.dev
+	$(BIN)/python -m tools.jetson
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tools
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -31,6 +36,14 @@ docs/demo.png: demo
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# Wheel and source archive, checked and installed into an empty environment.
+dist: $(VENV)/.dist
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	for file in dist/*; do .ci/install-check $(PYTHON) "$$file" || exit; done
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
@@ -47,3 +60,8 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	@echo "installing everything into $(VENV) (PyTorch takes a few minutes and 6 GB)"
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.dist: pyproject.toml | $(VENV)/bin/python
+	@echo "installing the tools that build the package into $(VENV)"
+	$(PIP) -e '.[dist]'
+	@touch $@

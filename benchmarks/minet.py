@@ -12,7 +12,7 @@ from benchmarks.workbench import Workbench
 from sdi.runtime.common.errors import GateError
 from sdi.runtime.engine.open import open_engine
 from sdi.train.checkpoint import load_network
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 from sdi.train.models.minet import MINet
 
@@ -30,20 +30,20 @@ def run(bench: Workbench) -> Table:
     assert isinstance(network, MINet)
     frame, _ = bench.picture(0, _HW)
     tensor = torch.from_numpy(frame)[None]
-    bench.say("checking that the forms agree")
+    bench.progress.log("checking that the forms agree")
     forms = {"paper": paper_form(network), "folded": deploy_form(network)}
     preprocessing = bench.checkpoint.preprocessing
-    ours = _answer(Face(network, preprocessing, _HW, raw=True), tensor)
+    ours = _answer(EngineModule(network, preprocessing, _HW, raw=True), tensor)
     for name, form in forms.items():
-        difference = float((_answer(Face(form, preprocessing, _HW, raw=True), tensor) - ours).abs().max())
+        difference = float((_answer(EngineModule(form, preprocessing, _HW, raw=True), tensor) - ours).abs().max())
         if not difference <= _AGREEMENT:
             raise GateError(f"the {name} form of MINet answers otherwise than ours: by {difference:.1e} at most")
-    paper, folded = (Face(form, preprocessing, _HW) for form in forms.values())
+    paper, folded = (EngineModule(form, preprocessing, _HW) for form in forms.values())
     with (
         open_engine(bench.engine("fp32", _HW), "cpu", bench.cores) as fp32,
         open_engine(bench.engine("fp16", _HW), "cpu", bench.cores) as fp16,
     ):
-        bench.say("timing MINet")
+        bench.progress.log("timing MINet")
         seconds = interleaved(
             {
                 "paper": repeated(lambda: _answer(paper, tensor)),
@@ -81,5 +81,5 @@ def run(bench: Workbench) -> Table:
 
 # Around the calls alone: tensors made in this mode, a checkpoint's too, could not be trained or exported.
 @torch.inference_mode()
-def _answer(face: Face, frames: Tensor) -> Tensor:
-    return face(frames)
+def _answer(module: EngineModule, frames: Tensor) -> Tensor:
+    return module(frames)

@@ -1,7 +1,8 @@
 """Half precision as a change of the ONNX graph, with float32 where half would lose what matters.
 
 Float32 stay: all that comes before the first layer with weights (scaling of the frame), all from the last sigmoid to
-the output, sums over many values, the scales of every Resize, and whatever real pictures drive out of half's range.
+the output, sums over many values, averages of neighbours, the scales of every Resize, and whatever real pictures drive
+out of half's range.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ _NETWORK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "QuantizeLinear
 _SUMS = frozenset(
     {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "GlobalAveragePool", "Softmax", "LayerNormalization"}
 )
+# ONNX Runtime moves half networks to NHWC on ARM, where it has no half kernel for them and refuses the whole file.
+_NO_HALF_KERNEL = frozenset({"AveragePool"})
 _ALWAYS_FLOAT = {"Resize": (1, 2)}  # region of interest and scales, by ONNX's own rule
 
 
@@ -31,13 +34,13 @@ def half_model(model: onnx.ModelProto, float32: Collection[str] = ()) -> onnx.Mo
     """The same graph computed in half; `model` is left as it was.
 
     Args:
-        model: float32, with types in its value_info, as `onnx_from_face` makes it; QuantizeLinear and
+        model: float32, with types in its value_info, as `onnx_from_module` makes it; QuantizeLinear and
             DequantizeLinear become half with their scales.
         float32: names of nodes that stay in float32, besides those that always do.
     Raises:
         SdiError: a tensor of unknown type.
     """
-    kept = _edges(model) | set(float32) | {n.name for n in model.graph.node if n.op_type in _SUMS}
+    kept = _edges(model) | set(float32) | {n.name for n in model.graph.node if n.op_type in _SUMS | _NO_HALF_KERNEL}
     return _HalfGraph(model, kept).build()
 
 
@@ -45,10 +48,10 @@ def out_of_half_range(model: onnx.ModelProto, peaks: Mapping[str, float]) -> lis
     """Nodes that half cannot compute, in the graph's order, each with the value that is too great.
 
     A node is out of range when a tensor that it makes or takes, or one of its constants, comes within a factor of
-    two of 65504 in the float32 run, or is no number there.
+    two of 65504 in the float32 run, or is not finite there.
 
     Args:
-        peaks: greatest absolute value of each float tensor, measured in float32 on real pictures.
+        peaks: maximum absolute value of each float tensor, measured in float32 on real pictures.
     """
     values = {name: peak for name, peak in peaks.items() if not peak * _HEADROOM <= HALF_MAX}
     for constant in model.graph.initializer:

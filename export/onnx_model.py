@@ -1,4 +1,4 @@
-"""ONNX models with the uint8 face, from PyTorch."""
+"""ONNX models that keep the I/O contract, from PyTorch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from onnx import TensorProto, helper
 
 from sdi.runtime.common.errors import InputError, SdiError
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 
 __all__ = [
     "OPSET",
     "PROBABILITY",
     "FrameShape",
     "float32_nodes",
-    "onnx_from_face",
-    "program_from_face",
+    "onnx_from_module",
+    "program_from_module",
     "rounding_part",
     "with_probability_output",
 ]
@@ -40,8 +40,8 @@ class FrameShape:
     free_batch: bool = False  # the batch alone is free
 
 
-def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
-    """Trace a face in eval mode into one self-contained ONNX model.
+def onnx_from_module(module: EngineModule, shape: FrameShape) -> onnx.ModelProto:
+    """Trace an engine module in eval mode into one self-contained ONNX model.
 
     The tensor before scaling and rounding is named `probability`, so that parity can look at it.
 
@@ -49,20 +49,20 @@ def onnx_from_face(face: Face, shape: FrameShape) -> onnx.ModelProto:
         InputError: the model is too large for one file (2 GB).
         SdiError: PyTorch's exporter failed; its reason is quoted.
     """
-    program = program_from_face(face, shape)
+    program = program_from_module(module, shape)
     model: onnx.ModelProto = program.model_proto
     model.ir_version = min(model.ir_version, _IR_VERSION)
     model.producer_name = "sdi"
     _strip_traces(model)
-    if not face.raw and not face.planar:
+    if not module.raw and not module.planar:
         _name_probability(model)
     if model.ByteSize() > 2**31 - 1:
         raise InputError("the ONNX model is over 2 GB, too large for one file; use --fp16 or a narrower variant")
     return model
 
 
-def program_from_face(face: Face, shape: FrameShape) -> torch.onnx.ONNXProgram:
-    """What PyTorch's exporter makes of a face in eval mode: the ONNX graph, and the traced program it came from.
+def program_from_module(module: EngineModule, shape: FrameShape) -> torch.onnx.ONNXProgram:
+    """What PyTorch's exporter makes of an engine module in eval mode: the ONNX graph, and the program behind it.
 
     Tensors have one name in both.
 
@@ -72,22 +72,22 @@ def program_from_face(face: Face, shape: FrameShape) -> torch.onnx.ONNXProgram:
     free_batch = shape.dynamic or shape.free_batch
     batch = max(shape.batch, 2) if free_batch else shape.batch  # an example of 1 would be taken for a constant
     size = (shape.height, shape.width)
-    example = torch.zeros(batch, 3, *size) if face.planar else torch.zeros(batch, *size, 3, dtype=torch.uint8)
+    example = torch.zeros(batch, 3, *size) if module.planar else torch.zeros(batch, *size, 3, dtype=torch.uint8)
     dim = torch.export.Dim
     free_axes = {0: dim("batch")} if free_batch else {}
     if shape.dynamic:
-        height, width = (2, 3) if face.planar else (1, 2)
+        height, width = (2, 3) if module.planar else (1, 2)
         free_axes |= {height: dim("height", min=32), width: dim("width", min=32)}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its warnings are about its own internals
             program = torch.onnx.export(
-                face.eval(),
+                module.eval(),
                 (example,),
                 dynamo=True,
                 input_names=["frame"],
-                output_names=[PROBABILITY if face.raw else "saliency"],
+                output_names=[PROBABILITY if module.raw else "saliency"],
                 opset_version=OPSET,
                 dynamic_shapes=(free_axes,) if free_axes else None,
                 verbose=False,

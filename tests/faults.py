@@ -47,7 +47,7 @@ def move_corners(model: onnx.ModelProto, part: Literal["all", "first", "last"] =
     """Bilinear resizing with the corners' centres aligned where it was half-pixel, and the other way round.
 
     Args:
-        part: which of the resizing nodes; of a face that resizes, the first is the frame's and the last the map's.
+        part: which of the resizing nodes; of an engine that resizes, the first is the frame's and the last the map's.
     """
     other = {b"align_corners": "half_pixel", b"half_pixel": "align_corners", b"pytorch_half_pixel": "align_corners"}
     nodes = [node for node in model.graph.node if node.op_type == "Resize"]
@@ -97,7 +97,7 @@ def stretch(model: onnx.ModelProto, share: float = 1, *, of: Literal["map", "lev
     """Each map is stretched to 0..1, as many programs do before they show or score it.
 
     Args:
-        of: the map of probabilities, or the gray levels that the face makes of it.
+        of: the map of probabilities, or the gray levels that are made of it.
     """
     tensor = MAP if of == "map" else next(node for node in model.graph.node if MAP in node.input).output[0]
     top = _constant(model, "fault.top", np.float32(1 if of == "map" else 255))

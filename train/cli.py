@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
-from sdi.runtime.common.errors import InputError
-from sdi.runtime.common.files import ensure_folder
 
 if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from sdi.train.checkpoint import Checkpoint
-    from sdi.train.splits import Splits
-    from sdi.train.trainer import Trainer
+    from sdi.train.run import Outcome
 
 __all__ = ["main"]
 
@@ -47,6 +40,22 @@ def train_command(
     masks: Annotated[
         Path | None,
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_DATA),
+    ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option(
+            "--trust-masks",
+            help="Take masks that mark more than half of all pixels, or none, which are refused otherwise.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
+    mm_per_pixel: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of the pictures: with it, sdi-run --mm-per-pixel shows the network steel at this scale, "
+            "whatever the camera's.",
+            rich_help_panel=_DATA,
+        ),
     ] = None,
     val: Annotated[
         str | None,
@@ -79,7 +88,9 @@ def train_command(
             rich_help_panel=_RECIPE,
         ),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Greatest learning rate.", rich_help_panel=_RECIPE)] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate, after the warm-up.", rich_help_panel=_RECIPE)
+    ] = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -191,172 +202,60 @@ def train_command(
 
       sdi-train --qat runs/minet/first/best.pt --data SD-saliency-900
     """
-    from sdi.train.allocator import keep_freed_memory
-    from sdi.train.checkpoint import load_checkpoint
-    from sdi.train.data import load_samples
-    from sdi.train.devices import one_voice, open_fabric
-    from sdi.train.face import Face
-    from sdi.train.models import known_models, model_spec
-    from sdi.train.recipe import Recipe, parse_settings
-    from sdi.train.splits import Place, choose_splits, refuse_leaks
-    from sdi.train.start import (
-        make_int8,
-        network_to_train,
-        recipe_for_int8,
-        recipe_of_model,
-        starting_point,
-        teachers_of,
-    )
-    from sdi.train.trainer import Trainer
-    from sdi.train.watch import watch
+    from sdi.runtime.common.progress import ConsoleProgress
+    from sdi.train.devices import Devices
+    from sdi.train.plan import TrainOptions, plan_training
+    from sdi.train.run import run_training
+    from sdi.train.splits import DataLocation
 
-    flags: dict[str, tuple[str, Any]] = {
-        "validation": ("--val", val),
-        "epochs": ("--epochs", epochs),
-        "steps": ("--steps", steps),
-        "batch_size": ("--batch", batch),
-        "accumulate": ("--accumulate", accumulate),
-        "learning_rate": ("--lr", lr),
-        "input_hw": ("--size", None if size is None else (size, size)),
-        "precision": ("--precision", precision),
-        "seed": ("--seed", seed),
-        "evaluate_every": ("--evaluate-every", evaluate_every),
+    fields = {
+        "validation": val,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch,
+        "accumulate": accumulate,
+        "learning_rate": lr,
+        "input_hw": None if size is None else (size, size),
+        "precision": precision,
+        "seed": seed,
+        "evaluate_every": evaluate_every,
     }
-    given = {field: flag for field, (flag, value) in flags.items() if value is not None}
-    changes = {field: flags[field][1] for field in given}
-    for field, value in parse_settings(settings or []).items():
-        if field in given:
-            raise InputError(f"--set {field} and {given[field]} say the same; give one of them")
-        changes[field] = value
-    # SDI_DATA may be set as well.
-    place = Place(images=images, masks=masks, layout=layout) if images or masks else Place(data=data, layout=layout)
-    before: Checkpoint | None = None
-    start: Checkpoint | None = None
-    if qat_keep and qat is None:
-        raise InputError("--qat-keep needs --qat CHECKPOINT")
-    if resume is not None:
-        others = {
-            "--set": settings,
-            "--recipe": recipe,
-            "--output": output,
-            "--init": init,
-            "--qat": qat,
-            "--teacher": teacher,
-        }
-        if fixed := [*given.values(), *(flag for flag, value in others.items() if value)]:
-            raise InputError(f"--resume takes recipe and folder from the run; leave out {', '.join(fixed)}")
-        before = load_checkpoint(resume / "last.pt" if resume.is_dir() else resume, model)
-        if "recipe" not in before.training:
-            raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
-        run = resume if resume.is_dir() else resume.parent
-        model, chosen = before.model, Recipe.from_dict(before.training["recipe"])
-        known = Place.from_dict(before.training.get("state", {}).get("data", {}))
-        if not (images or masks) and known.folders() and all(folder.is_dir() for folder in known.folders()):
-            place = known  # else it was moved, and the command line says where to
-    elif model is None and qat in (None, "default"):
-        raise InputError(f"choose a network with --model: {known_models()}")
-    else:
-        if init and qat:
-            raise InputError("--init and --qat both say what to start from; give one of them")
-        if init or qat:
-            start = starting_point(model, init or qat or "", "--qat" if qat else "--init")
-            model = start.model
-        assert model is not None
-        chosen = recipe_for_int8(start, recipe, changes) if start and qat else recipe_of_model(model, recipe, changes)
-        run = output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        if any((run / name).exists() for name in ("last.pt", "best.pt")):
-            raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
-    for_int8 = qat is not None or (before is not None and "qat" in before.training)
-    if for_int8 and compiled:
-        raise InputError("--compile cannot be had in training for INT8, which runs the network operator by operator")
-    splits = choose_splits(place, chosen.validation, chosen.seed)
-    fabric = open_fabric(device, devices, chosen.precision)
-    if fabric.device.type == "cpu":
-        keep_freed_memory()
-    spec = model_spec(model)
-    if fabric.device.type == "cpu" and not (before or qat or recipe or spec.trains_on_cpu):
-        log.print("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")
-    _launch(fabric, threads)
-    with one_voice(fabric):
-        run = fabric.broadcast(run)  # its name may hold the time
-        source = before or start
-        network = network_to_train(model, source, chosen.seed, fabric, pretrained)
-        samples, validation = load_samples(splits.train), load_samples(splits.validation)
-        refuse_leaks(samples, validation)
-        teachers = teachers_of(teacher, before)
-        places, preprocessing = None, spec.preprocessing
-        if source is not None and for_int8:
-            preprocessing = source.preprocessing  # an author's may be another than we train with
-            face = Face(network, preprocessing, chosen.input_hw).to(fabric.device)
-            places = make_int8(network, before, samples, validation, face, qat_keep or ())
-        ensure_folder(run)
-        trainer = Trainer(
-            model,
-            network,
-            chosen,
-            samples,
-            validation,
-            run,
-            fabric=fabric,
+    folder = None if images or masks else data  # SDI_DATA may be set as well
+    plan = plan_training(
+        TrainOptions(
+            model=model,
+            data=DataLocation(folder, images, masks, layout, mm_per_pixel),
+            recipe=recipe,
+            fields={name: value for name, value in fields.items() if value is not None},
+            settings=tuple(settings or ()),
+            pretrained=pretrained,
+            init=init,
+            teachers=tuple(teacher or ()),
+            qat=qat,
+            qat_keep=tuple(qat_keep or ()),
+            resume=resume,
+            output=output,
             compiled=compiled,
-            place=place,
-            int8=places,
-            preprocessing=preprocessing,
-            teachers=teachers,
+            trust_masks=trust_masks,
         )
-        if before is not None:
-            trainer.resume(before)
-        _announce(trainer, splits, started=start is not None)
-        if for_int8 and validation and not trainer.step:
-            log.print(f"in INT8 before training: S {trainer.keep_start()['S']:.4f}; kept as best.pt until it is beaten")
-        finished, interrupted = watch(trainer, limit_steps)
-    if fabric.is_global_zero:
-        _report(trainer, finished, json)
-        if interrupted:
+    )
+    outcome = run_training(plan, Devices(device, devices, threads), limit_steps, ConsoleProgress())
+    if outcome.is_main:
+        _report(outcome, json)
+        if outcome.interrupted:
             raise typer.Exit(130)
 
 
-def _launch(fabric: Fabric, threads: int | None) -> None:
-    """Start the other processes; all but the first are silent from here on."""
-    import logging
-
-    import torch
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    fabric.launch()
-    if threads:
-        torch.set_num_threads(threads)
-    log.quiet = out.quiet = not fabric.is_global_zero
-
-
-def _announce(trainer: Trainer, splits: Splits, *, started: bool) -> None:
-    recipe = trainer.recipe
-    devices = trainer.fabric.world_size
-    where = f"{devices} x {trainer.fabric.device.type}" if devices > 1 else str(trainer.fabric.device)
-    each = trainer.steps_per_epoch
-    length = f"{recipe.epochs} epochs of {each} steps" if recipe.epochs else f"{recipe.steps} steps, {each} an epoch"
-    test = "test split untouched" if splits.test else "no test split besides"
-    log.print(
-        f"{trainer.spec.name} {recipe.input_hw[0]}x{recipe.input_hw[1]} on {where}: "
-        f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation}), {test}; "
-        f"{length}, batch {trainer.batches.size}; run {trainer.run}"
-    )
-    if not trainer.step and not trainer.spec.backbone and not started:
-        log.print("it starts from random weights: there are no ImageNet weights for it")
-    if trainer.step:
-        log.print(f"resumed at step {trainer.step} of {trainer.steps}")
-
-
-def _report(trainer: Trainer, finished: bool, json: bool) -> None:
-    if not finished:
-        log.print(f"stopped at step {trainer.step} of {trainer.steps}; go on with: sdi-train --resume {trainer.run}")
+def _report(outcome: Outcome, json: bool) -> None:
+    run = outcome.run
+    if not outcome.finished:
+        log.print(f"stopped at step {outcome.step} of {outcome.steps}; go on with: sdi-train --resume {run}")
     if json:
-        best = None if trainer.best == float("-inf") else trainer.best
-        print_json({"run": str(trainer.run), "finished": finished, "step": trainer.step, "best_S": best})
+        print_json({"run": str(run), "finished": outcome.finished, "step": outcome.step, "best_S": outcome.best})
         return
-    out.print(trainer.run / "best.pt")
-    if finished:
-        log.print(f"next: sdi-export --model {trainer.spec.name} --checkpoint {trainer.run / 'best.pt'}")
+    out.print(outcome.checkpoint)
+    if outcome.finished:
+        log.print(f"next: sdi-export --model {outcome.model} --checkpoint {outcome.checkpoint}")
 
 
 def main() -> None:

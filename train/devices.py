@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sdi.runtime.common.errors import DeviceError, InputError, SdiError
 
-__all__ = ["one_voice", "open_fabric"]
+__all__ = ["Devices", "one_voice", "open_fabric"]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What a training may use."""
+
+    kind: str = "auto"  # or cpu, cuda, mps
+    count: int = 1  # GPUs, or on a CPU processes
+    threads: int | None = None  # of a CPU, in each process; None: all
 
 
 def open_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -> Fabric:
@@ -50,7 +60,7 @@ def open_fabric(device: str = "auto", devices: int = 1, precision: str = "32") -
 
 @contextmanager
 def one_voice(fabric: Fabric) -> Iterator[None]:
-    """Let the first process alone tell what went wrong in all of them.
+    """Let the first process alone report what went wrong in all of them.
 
     Raises:
         DeviceError: another process ended, or its connection did.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from sdi.train.data import Sample
-    from sdi.train.face import Face
+    from sdi.train.engine_module import EngineModule
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -43,8 +43,8 @@ __all__ = [
     "mean_scores",
     "predict",
     "predict_images",
-    "score_face",
     "score_maps",
+    "score_module",
     "score_picture",
     "workers_worth_starting",
 ]
@@ -116,7 +116,7 @@ def score_picture(saliency: np.ndarray, mask: np.ndarray, *, stretch: bool = Tru
 def mean_scores(pictures: Sequence[PictureScores]) -> dict[str, float]:
     """S-measure, max / mean / adaptive F and E (beta^2 = .3), MAE over pictures; see `SCORE_NAMES`.
 
-    The greatest F and E are those of the mean curve: one threshold for all pictures.
+    The maximum F and E are those of the mean curve: one threshold for all pictures.
     """
     f, e = _mean([p.f for p in pictures]), _mean([p.e for p in pictures])
     values = (
@@ -192,17 +192,17 @@ def workers_worth_starting(pixels: int) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def score_face(face: Face, samples: Sequence[Sample]) -> dict[str, float]:
-    """Scores of what a face answers to `samples`; see `score_maps`."""
-    return score_maps(zip(predict(face, samples), (sample.mask for sample in samples), strict=True))
+def score_module(module: EngineModule, samples: Sequence[Sample]) -> dict[str, float]:
+    """Scores of a module's maps of `samples`; see `score_maps`."""
+    return score_maps(zip(predict(module, samples), (sample.mask for sample in samples), strict=True))
 
 
-def predict(face: Face, samples: Sequence[Sample], batch_size: int = 8) -> Iterator[np.ndarray]:
+def predict(module: EngineModule, samples: Sequence[Sample], batch_size: int = 8) -> Iterator[np.ndarray]:
     """Saliency maps of `samples`, (H, W) uint8 at each picture's own size, as the runtime gives them."""
-    return predict_images(face, [sample.image for sample in samples], batch_size)
+    return predict_images(module, [sample.image for sample in samples], batch_size)
 
 
-def predict_images(face: Face, images: Sequence[np.ndarray], batch_size: int = 8) -> Iterator[np.ndarray]:
+def predict_images(module: EngineModule, images: Sequence[np.ndarray], batch_size: int = 8) -> Iterator[np.ndarray]:
     """The same of pictures without masks, (H, W, 3) uint8 BGR each.
 
     Raises:
@@ -210,14 +210,14 @@ def predict_images(face: Face, images: Sequence[np.ndarray], batch_size: int = 8
     """
     import torch
 
-    device = next(face.network.parameters()).device
+    device = next(module.network.parameters()).device
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         for image in batch:
             check_frame(image)
-        frames = np.stack([resize_image(image, face.network_hw) for image in batch])
+        frames = np.stack([resize_image(image, module.network_hw) for image in batch])
         with torch.inference_mode():
-            maps = face(torch.from_numpy(frames).to(device)).cpu().numpy()
+            maps = module(torch.from_numpy(frames).to(device)).cpu().numpy()
         for image, saliency in zip(batch, maps, strict=True):
             yield resize_image(saliency, (image.shape[0], image.shape[1]))
 

@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.data import Pair, Sample, find_pairs, hold_out, splits_at
 
-__all__ = ["Place", "Splits", "choose_splits", "refuse_leaks"]
+__all__ = ["DataLocation", "Splits", "choose_splits", "refuse_leaks"]
+
+
+_FOLDERS = ("data", "images", "masks")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where pictures and masks lie: a folder in a known layout, or two folders matched by stem."""
+class DataLocation:
+    """Where pictures and masks lie, and their scale: a folder in a known layout, or two folders matched by stem.
+
+    Raises:
+        InputError: the scale is not above 0.
+    """
 
     data: Path | None = None
     images: Path | None = None
     masks: Path | None = None
     layout: str | None = None  # of data; None recognises it
+    mm_per_pixel: float | None = None  # of the pictures; None: unknown
+
+    def __post_init__(self) -> None:
+        if self.mm_per_pixel is not None and not 0 < self.mm_per_pixel < math.inf:
+            raise InputError(f"mm-per-pixel must be above 0, e.g. 0.25, got {self.mm_per_pixel}")
 
     def folders(self) -> list[Path]:
-        """Those that are given."""
+        """The folders that are given."""
         return [path for path in (self.data, self.images, self.masks) if path is not None]
 
-    def to_dict(self) -> dict[str, str]:
-        """Absolute paths of what is given, for a checkpoint to find its data again."""
-        given = {"data": self.data, "images": self.images, "masks": self.masks}
-        paths = {name: str(path.resolve()) for name, path in given.items() if path is not None}
-        return {**paths, **({"layout": self.layout} if self.layout else {})}
+    def to_dict(self) -> dict[str, Any]:
+        """What is given, with absolute paths, for a checkpoint to find its data again."""
+        given = {name: value for name, value in vars(self).items() if value}
+        return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
 
     @staticmethod
-    def from_dict(value: dict[str, str]) -> Place:
+    def from_dict(value: dict[str, Any]) -> DataLocation:
         """The inverse of `to_dict`."""
-        paths = {name: Path(path) for name, path in value.items() if name != "layout"}
-        return Place(**paths, layout=value.get("layout"))
+        known: dict[str, Any] = {name: Path(item) if name in _FOLDERS else item for name, item in value.items()}
+        return DataLocation(**known)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint pairs of a place."""
+    """Disjoint pairs of one location."""
 
     train: list[Pair]
     validation: list[Pair]  # chooses best.pt; empty where nothing does
-    test: list[Pair]  # never looked at in training; empty where the place has no test split, or it validates
+    test: list[Pair]  # never looked at in training; empty where there is no test split, or it validates
 
 
-def choose_splits(place: Place, validation: str, seed: int) -> Splits:
-    """Divide what lies at a place.
+def choose_splits(location: DataLocation, validation: str, seed: int) -> Splits:
+    """Divide the pictures of a location into training, validation and test.
 
     Args:
         validation: a share of the training pictures such as "0.1", "none", or "test" for the test split.
@@ -55,16 +68,16 @@ def choose_splits(place: Place, validation: str, seed: int) -> Splits:
     Raises:
         InputError: pictures, masks or split files are missing or do not fit; see `find_pairs`.
     """
-    folder = place.data
-    found = splits_at(folder, place.layout) if folder is not None else []
+    folder = location.data
+    found = splits_at(folder, location.layout) if folder is not None else []
     if found == ["test"]:
         raise InputError(
             f"{folder} has a test split but no train split (train.txt or train-images); without one it would be "
             "trained on its test pictures"
         )
     split = "train" if found else None
-    pairs = find_pairs(folder, split, images=place.images, masks=place.masks, layout=place.layout)
-    test = find_pairs(folder, "test", layout=place.layout) if "test" in found else []
+    pairs = find_pairs(folder, split, images=location.images, masks=location.masks, layout=location.layout)
+    test = find_pairs(folder, "test", layout=location.layout) if "test" in found else []
     tested = {pair.image for pair in test}
     leaked = sorted(pair.name for pair in pairs if pair.image in tested)
     if leaked:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from sdi.runtime.common.console import log, warn
+from sdi.runtime.common.console import warn
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import resize_image
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.backbone import load_pretrained
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import Sample
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
 from sdi.train.models.deploy import absorb_batch_norm
 from sdi.train.paper_recipes import choose_recipe
 from sdi.train.qat import Int8Places, measure_places, qat_recipe, train_for_int8
 from sdi.train.recipe import Recipe
-from sdi.train.scores import score_face
+from sdi.train.scores import score_module
 from sdi.train.teacher import Teachers
+
+if TYPE_CHECKING:
+    from sdi.train.plan import TrainingPlan
 
 __all__ = ["make_int8", "network_to_train", "recipe_for_int8", "recipe_of_model", "starting_point", "teachers_of"]
 
@@ -90,7 +94,7 @@ def network_to_train(
         return _fresh_network(model, seed, pretrained)
 
 
-def teachers_of(named: Sequence[str] | None, before: Checkpoint | None) -> Teachers | None:
+def teachers_of(named: Sequence[str], before: Checkpoint | None) -> Teachers | None:
     """Those that are named or, where a run is resumed, those that it began with; None where there are none.
 
     Raises:
@@ -104,34 +108,35 @@ def teachers_of(named: Sequence[str] | None, before: Checkpoint | None) -> Teach
 
 def make_int8(
     network: SaliencyNetwork,
-    before: Checkpoint | None,
+    plan: TrainingPlan,
     samples: list[Sample],
     validation: list[Sample],
-    face: Face,
-    keep: Sequence[str],
+    device: torch.device,
+    progress: Progress = SILENT,
 ) -> Int8Places:
-    """Let the network compute as in INT8, with the ranges that `before` has, or with those of training pictures."""
+    """Let the network compute as in INT8, with the ranges of the resumed run, or with those of training pictures."""
+    assert plan.start is not None
+    module = EngineModule(network, plan.start.preprocessing, plan.recipe.input_hw).to(device)
     network.eval()
     absorb_batch_norm(network)
-    if before is not None:
-        places = Int8Places.from_dict(before.training["qat"])
+    if plan.resumed:
+        places = Int8Places.from_dict(plan.start.training["qat"])
     else:
-        with log.status("measuring ranges on training pictures"):
-            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], face), keep)
+        chosen = samples[:: -(-len(samples) // _RANGED_ON)]
+        ranged = progress.track(chosen, "measuring ranges on training pictures")
+        places = measure_places(network, _normalised(ranged, module), plan.keep)
         if validation:
-            with log.status("scoring in float32"):
-                s = score_face(face, validation)["S"]
-            log.print(f"in float32: S {s:.4f}")
+            progress.log(f"in float32: S {score_module(module, validation)['S']:.4f}")
     train_for_int8(network, places)
     count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"
     kept = f", {len(places.kept)} convolutions stay in high precision" if places.kept else ""
-    log.print(f"training for INT8: {count} are quantised, with ranges of {places.pictures} training pictures{kept}")
+    progress.log(f"training for INT8: {count} are quantised, with ranges of {places.pictures} training pictures{kept}")
     return places
 
 
-def _normalised(samples: Sequence[Sample], face: Face) -> Iterator[Tensor]:
+def _normalised(samples: Iterable[Sample], module: EngineModule) -> Iterator[Tensor]:
     """Pictures as the network takes them, one by one."""
-    device = next(face.network.parameters()).device
+    device = next(module.network.parameters()).device
     for sample in samples:
-        frame = torch.from_numpy(resize_image(sample.image, face.network_hw)[None])
-        yield face.normalise(frame.to(device))
+        frame = torch.from_numpy(resize_image(sample.image, module.network_hw)[None])
+        yield module.normalise(frame.to(device))

@@ -1,4 +1,4 @@
-"""Distillation: what trained networks answer stands beside the truth.
+"""Distillation: the maps of trained networks are mixed into the truth.
 
 Source: Hinton et al., Distilling the knowledge in a neural network, 2015; here on maps, whose soft values are
 probabilities already.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.files import sha256_of
 from sdi.train.checkpoint import load_checkpoint, load_network, shipped_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 
 __all__ = ["Teachers"]
 
@@ -23,7 +23,7 @@ __all__ = ["Teachers"]
 class Teachers(nn.Module):
     """The mean map of one or several trained networks of any kind, each with its own preprocessing.
 
-    They see what the student sees, augmented, at the student's size, so that they say something new in every epoch.
+    They see what the student sees, augmented, at the student's size, so that their maps differ in every epoch.
 
     Args:
         named: checkpoints, or names of networks whose checkpoint comes with sdi.
@@ -36,8 +36,8 @@ class Teachers(nn.Module):
         paths = [_file(name) for name in named]
         checkpoints = [load_checkpoint(path) for path in paths]
         self.files = {str(path.resolve()): sha256_of(path) for path in paths}
-        self.faces = nn.ModuleList(
-            Face(load_network(c), c.preprocessing, c.input_hw, raw=True, resizes=False) for c in checkpoints
+        self.teachers = nn.ModuleList(
+            EngineModule(load_network(c), c.preprocessing, c.input_hw, raw=True, resizes=False) for c in checkpoints
         )
         self.requires_grad_(False)
 
@@ -60,7 +60,7 @@ class Teachers(nn.Module):
     @torch.no_grad()
     def forward(self, frames: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 BGR -> (N, 1, H, W) float32 probabilities."""
-        return torch.stack([face(frames) for face in self.faces]).mean(dim=0)[:, None]
+        return torch.stack([teacher(frames) for teacher in self.teachers]).mean(dim=0)[:, None]
 
 
 def _file(named: Path | str) -> Path:

@@ -25,7 +25,7 @@ from sdi.train.batches import Batches, Share
 from sdi.train.checkpoint import Checkpoint, load_network, save_checkpoint
 from sdi.train.data import Sample
 from sdi.train.devices import open_fabric
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.losses import saliency_iou_loss
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.optimisation import averaged_network, build_optimiser, learning_rate
@@ -33,16 +33,16 @@ from sdi.train.preprocess import Preprocessing
 from sdi.train.qat import Int8Places
 from sdi.train.recipe import Recipe
 from sdi.train.running_statistics import RunningStatistics, average_statistics
-from sdi.train.scores import score_face
-from sdi.train.splits import Place
+from sdi.train.scores import score_module
+from sdi.train.splits import DataLocation
 from sdi.train.teacher import Teachers
 
-__all__ = ["Progress", "Trainer"]
+__all__ = ["Setup", "StepReport", "Trainer"]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One step's report to whoever watches."""
+class StepReport:
+    """How far a training has come, after a step and after an evaluation."""
 
     step: int  # steps done
     steps: int  # steps in all
@@ -52,26 +52,41 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)  # after an evaluation
 
 
+@dataclass(frozen=True)
+class Setup:
+    """Where a training computes, and what its checkpoints record besides recipe and weights.
+
+    Attributes:
+        fabric: launched; None: one device of the recipe's precision.
+        compiled: run the training step through torch.compile.
+        data: where the pictures lie.
+        int8: where the network quantises, after `train_for_int8`.
+        preprocessing: None: the model's own.
+        teachers: their maps count `recipe.distil` of the truth.
+    """
+
+    fabric: Fabric | None = None
+    compiled: bool = False
+    data: DataLocation = field(default_factory=DataLocation)
+    int8: Int8Places | None = None
+    preprocessing: Preprocessing | None = None
+    teachers: Teachers | None = None
+
+
 class Trainer:
     """Trains one network on samples held in memory.
 
-    Everything random follows from the seed and the place in training, what dropout draws included, so resuming needs
-    no state of it. With several processes each computes its share of every batch, and their mean gradient is what one
-    process would have computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over
-    all shares; on a CPU, for which PyTorch has no such layer, each share is normalised by itself, and the running
-    statistics are the shares' mean. The first process alone writes files.
+    Everything random, dropout included, follows from the seed and the step, so resuming needs no state of it. With
+    several processes each computes its share of every batch, and their mean gradient is what one process would have
+    computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over all shares. PyTorch has
+    no such layer for a CPU: there each share is normalised by itself, and the running statistics are the shares' mean.
+    The first process alone writes files.
 
     Args:
         network: random or pretrained; trained in place.
         validation: scored every `recipe.evaluate_every` epochs to choose `best.pt`; where empty, `best.pt` is the
             latest epoch.
         run: an existing folder that gets `last.pt`, `best.pt` and `log.csv`.
-        fabric: launched; by default one device of the recipe's precision.
-        compiled: run the training step through torch.compile.
-        place: where the pictures lie, for checkpoints to say.
-        int8: where `network` quantises, after `train_for_int8`, for checkpoints to say.
-        preprocessing: None: the model's own.
-        teachers: whose maps stand beside the truth, `recipe.distil` of them.
     """
 
     def __init__(
@@ -82,24 +97,16 @@ class Trainer:
         samples: list[Sample],
         validation: list[Sample],
         run: Path,
-        *,
-        fabric: Fabric | None = None,
-        compiled: bool = False,
-        place: Place | None = None,
-        int8: Int8Places | None = None,
-        preprocessing: Preprocessing | None = None,
-        teachers: Teachers | None = None,
+        setup: Setup | None = None,
     ) -> None:
         self.spec = model_spec(model)
         self.recipe = recipe
         self.samples = samples
         self.validation = validation
         self.run = run
-        self.place = place or Place()
-        self.int8 = int8
-        self.preprocessing = preprocessing or self.spec.preprocessing
-        self.teachers = teachers
-        self.fabric = fabric or open_fabric(precision=recipe.precision)
+        self.setup = setup or Setup()
+        self.preprocessing = self.setup.preprocessing or self.spec.preprocessing
+        self.fabric = self.setup.fabric or open_fabric(precision=recipe.precision)
         self.batches = Batches(samples, recipe, rank=self.fabric.global_rank, processes=self.fabric.world_size)
         self.steps_per_epoch = self.batches.per_epoch
         self.steps = self.batches.steps
@@ -116,13 +123,13 @@ class Trainer:
         self.network = network.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
         self._statistics = RunningStatistics(network, recipe.accumulate)
         optimiser, self._rate_factors = build_optimiser(network, recipe)
-        trained: Any = torch.compile(network) if compiled else network
+        trained: Any = torch.compile(network) if self.setup.compiled else network
         self.model, self.optimiser = self.fabric.setup(trained, optimiser)
         self.averaged = averaged_network(network, recipe.ema) if recipe.ema else None
-        # The training-time face shares the network's weights; it scores what would be exported.
-        self.face = Face(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
-        if teachers is not None:
-            teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
+        # The training-time module shares the network's weights; it scores what would be exported.
+        self.engine_module = EngineModule(self.product, self.preprocessing, recipe.input_hw).to(self.fabric.device)
+        if self.setup.teachers is not None:
+            self.setup.teachers.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]
 
     @property
     def product(self) -> SaliencyNetwork:
@@ -133,7 +140,7 @@ class Trainer:
         self,
         *,
         limit_steps: int | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[StepReport], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train to the recipe's end, or `limit_steps` more steps, or until `stop()` in any process; save `last.pt`.
@@ -152,7 +159,7 @@ class Trainer:
             self._save("best.pt")
         return self.step >= self.steps
 
-    def _epoch(self, last: int, report: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
+    def _epoch(self, last: int, report: Callable[[StepReport], None], stop: Callable[[], bool]) -> None:
         """Train from the present step to the epoch's end, or to where it must stop."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         total, started = 0.0, time.monotonic()
@@ -160,7 +167,7 @@ class Trainer:
         for n, shares in enumerate(self.batches.epoch(epoch, done), start=1):
             total += self._train_step(shares)
             rate = n * self.batches.size / (time.monotonic() - started)
-            progress = Progress(self.step, self.steps, epoch + 1, total / n, rate)
+            progress = StepReport(self.step, self.steps, epoch + 1, total / n, rate)
             report(progress)
             if self.step >= last or self._any(stop()):
                 break
@@ -178,7 +185,7 @@ class Trainer:
         self._save("last.pt", resumable=True, metrics=metrics)
         self._write_log()
         if metrics:
-            report(Progress(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
+            report(StepReport(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
 
     def _train_step(self, shares: list[Share]) -> float:
         """One step of the optimiser. Returns the batch's loss."""
@@ -206,17 +213,17 @@ class Trainer:
         """Of one share, in float32; NaN where a map is."""
         frames, masks = share.frames.to(self.fabric.device), share.masks.to(self.fabric.device)
         torch.manual_seed(share.seed)
-        maps = self.model(self.face.normalise(frames).contiguous(memory_format=self.layout))
+        maps = self.model(self.engine_module.normalise(frames).contiguous(memory_format=self.layout))
         # Binary cross entropy aborts on NaN, on a GPU with the whole process: look first.
         if not torch.stack([p.isfinite().all() for p in maps.values()]).all():
             return torch.tensor(math.nan, device=self.fabric.device)
-        if self.teachers is not None:
-            masks = masks.lerp(self.teachers(frames), self.recipe.distil)
+        if self.setup.teachers is not None:
+            masks = masks.lerp(self.setup.teachers(frames), self.recipe.distil)
         loss = self.spec.loss(maps, masks)
         return loss + self.recipe.iou * saliency_iou_loss(maps, masks) if self.recipe.iou else loss
 
     def _refuse(self, share: Share, value: float) -> None:
-        """Save what gave a loss that is no number, and raise."""
+        """Save the batch whose loss is not finite, and raise."""
         batch: dict[str, Any] = {"frames": share.frames, "masks": share.masks}
         if self.fabric.world_size > 1:
             gathered: Any = self.fabric.all_gather(batch)  # an axis of processes in front
@@ -238,7 +245,7 @@ class Trainer:
         if self.fabric.is_global_zero:
             was_training = self.product.training
             self.product.eval()
-            scores = score_face(self.face, samples)
+            scores = score_module(self.engine_module, samples)
             self.product.train(was_training)
         return self.fabric.broadcast(scores)
 
@@ -297,7 +304,7 @@ class Trainer:
     def _save(self, name: str, *, resumable: bool = False, metrics: dict[str, float] | None = None) -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in self.network.parameters()):
             raise GateError(
-                f"the weights are no numbers any more at step {self.step}: {name} was not written; start again with a "
+                f"weights are not finite at step {self.step}: {name} was not written; start again with a "
                 f"lower learning rate (--lr {self.recipe.learning_rate / 4:g})"
             )
         self._average_statistics()
@@ -306,10 +313,10 @@ class Trainer:
             "epoch": self.step / self.steps_per_epoch,
             "pictures": len(self.samples),
         }
-        if self.int8 is not None:
-            training["qat"] = self.int8.to_dict()
-        if self.teachers is not None:
-            training["teachers"] = list(self.teachers.files.values())  # SHA-256
+        if self.setup.int8 is not None:
+            training["qat"] = self.setup.int8.to_dict()
+        if self.setup.teachers is not None:
+            training["teachers"] = list(self.setup.teachers.files.values())  # SHA-256
         if resumable:
             self._saved_step = self.step
             training["state"] = {
@@ -319,10 +326,10 @@ class Trainer:
                 "optimiser": self.optimiser.state_dict(),
                 "precision": self.fabric.strategy.precision.state_dict(),
                 "pictures": self._pictures,
-                "data": self.place.to_dict(),  # of this machine, so in last.pt alone
+                "data": self.setup.data.to_dict(),  # of this machine, so in last.pt alone
             }
-            if self.teachers is not None:
-                training["state"]["teachers"] = self.teachers.files
+            if self.setup.teachers is not None:
+                training["state"]["teachers"] = self.setup.teachers.files
             if self.averaged is not None:
                 training["state"]["network"] = self.network.state_dict()
         if self.fabric.is_global_zero:
@@ -335,9 +342,17 @@ class Trainer:
                     weights=self.product.state_dict(),
                     metrics=metrics or {},
                     training=training,
+                    native_hw=self._native_hw,
+                    mm_per_pixel=self.setup.data.mm_per_pixel,
                 ),
             )
         self.fabric.barrier()
+
+    @cached_property
+    def _native_hw(self) -> tuple[int, int]:
+        """The size of a training picture, the median of each side."""
+        height, width = np.median([sample.image.shape[:2] for sample in self.samples], axis=0).round().astype(int)
+        return int(height), int(width)
 
     @cached_property
     def _pictures(self) -> str:

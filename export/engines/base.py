@@ -106,6 +106,6 @@ class EngineBuilder(abc.ABC):
         """Build.
 
         Raises:
-            InputError: the file cannot be parsed, has not our face, or holds what the builder lacks.
+            InputError: the file cannot be parsed, breaks the I/O contract, or holds what the builder lacks.
             DeviceError: the library, or the GPU that it needs, failed.
         """

@@ -9,12 +9,12 @@ from typing import Any
 
 from sdi.runtime.common.errors import InputError
 
-__all__ = ["NEWEST_OPSET", "check_face", "check_opset", "edge_layers", "half_tensor", "opset_of"]
+__all__ = ["NEWEST_OPSET", "check_contract", "check_opset", "edge_layers", "half_tensor", "opset_of"]
 
 NEWEST_OPSET = 20  # that every TensorRT from 10.3 on reads; parsers take any number in silence
 
 
-def check_face(trt: Any, network: Any, path: Path, *, planar: bool) -> None:
+def check_contract(trt: Any, network: Any, path: Path, *, planar: bool) -> None:
     """Make sure that the parsed network has our inputs and outputs, and no output was dropped.
 
     Raises:
@@ -35,7 +35,9 @@ def check_face(trt: Any, network: Any, path: Path, *, planar: bool) -> None:
             else "frame uint8 [N, H, W, 3] and saliency uint8 [N, H, W]"
         )
         there = ", ".join(f"{t.name} {t.dtype.name.lower()} {list(t.shape)}" for t in (*inputs, *outputs))
-        raise InputError(f"{path} has not the face of an sdi engine: expected {expected}; it has {there or 'none'}")
+        raise InputError(
+            f"{path} breaks the I/O contract of an sdi engine: expected {expected}; it has {there or 'none'}"
+        )
 
 
 def half_tensor(trt: Any, network: Any) -> str | None:

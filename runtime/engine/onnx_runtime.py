@@ -21,7 +21,7 @@ SKIPPED_OPTIMIZERS = ("WeightBiasQuantization",)
 
 
 class OnnxRuntimeEngine(Engine):
-    """An ONNX file with the uint8 face, on the CPU or a CUDA GPU. See `open_engine` for arguments and errors."""
+    """An ONNX file with uint8 frames and maps, on the CPU or a CUDA GPU. See `open_engine` for arguments and errors."""
 
     def __init__(self, path: Path, manifest: Manifest | None, device: str, threads: int | None) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class OnnxRuntimeEngine(Engine):
     def execute(self, frames: np.ndarray) -> np.ndarray:
         with self._guard.inside(self.path.name):
             try:
-                saliency: np.ndarray = self._session.run(["saliency"], {"frame": frames})[0]
+                saliency = np.asarray(self._session.run(["saliency"], {"frame": frames})[0])
             except Exception as error:
                 raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {first_line(error)}") from error
             return saliency
@@ -67,7 +67,7 @@ class OnnxRuntimeEngine(Engine):
         del self._session  # and with it the memory of its arena
 
     def _face(self) -> tuple[int | None, tuple[int, int] | None]:
-        """Batch and frame size, after making sure that this is our face."""
+        """Batch and frame size, after a check of the I/O contract."""
         inputs = [(node.name, node.type, node.shape) for node in self._session.get_inputs()]
         outputs = [(node.name, node.type, node.shape) for node in self._session.get_outputs()]
         expected = "expected input frame uint8 [N, H, W, 3] and output saliency uint8 [N, H, W]"
@@ -82,7 +82,7 @@ class OnnxRuntimeEngine(Engine):
             or any(isinstance(size, int) and size < 1 for size in inputs[0][2])
         ):
             raise InputError(
-                f"{self.path} has not the face of an sdi engine: {expected}; it has inputs {inputs} and outputs "
+                f"{self.path} breaks the I/O contract of an sdi engine: {expected}; it has inputs {inputs} and outputs "
                 f"{outputs}. Export with sdi-export, without --raw"
             )
         batch, height, width, _ = inputs[0][2]

@@ -14,7 +14,7 @@ from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.engine.base import Token
 from sdi.runtime.engine.cuda_api import Cuda
 from sdi.runtime.engine.loaded_plan import LoadedPlan
-from sdi.runtime.engine.plan_face import Size
+from sdi.runtime.engine.plan_io import Size
 from sdi.runtime.engine.releases import Releases
 
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ class Slot:
     """
 
     def __init__(self, plan: LoadedPlan, cuda: Cuda, zero_copy: bool) -> None:
-        """Allocate for the greatest shape, once: nothing grows while frames come.
+        """Allocate for the largest shape, once: nothing grows while frames come.
 
         Args:
             zero_copy: let the network read and write the host's memory itself: no copies, where both share it.
         Raises:
             DeviceError: memory is short, or CUDA or the library fails.
         """
-        self._plan, self._cuda, self._face = plan, cuda, plan.face
+        self._plan, self._cuda, self._io = plan, cuda, plan.io
         self._zero_copy = zero_copy
         self.token: weakref.ref[Token] | None = None
         self._running: tuple[Size, int] | None = None
@@ -64,8 +64,8 @@ class Slot:
         self._context: trt_types.IExecutionContext | None = None
         with Releases() as undo:
             self._stream = undo.keep(cuda.stream(), cuda.free_stream)
-            greatest = plan.face.greatest
-            sizes = (plan.face.input_bytes(greatest), plan.face.output_bytes(greatest))
+            largest = plan.io.max_size
+            sizes = (plan.io.input_bytes(largest), plan.io.output_bytes(largest))
             self._host_in, self._host_out = (
                 undo.keep(cuda.pinned(size, mapped=zero_copy), cuda.free_pinned) for size in sizes
             )
@@ -94,15 +94,15 @@ class Slot:
         self._releases.close()
 
     def begin(self, frames: np.ndarray) -> None:
-        """Put frames that the face takes into the stream: upload, network and download.
+        """Put frames into the stream: upload, network and download.
 
         Raises:
             InputError: the plan does not take them.
             DeviceError: CUDA or the library failed.
         """
-        size = self._face.fitted(frames, "the plan")
+        size = self._io.fitted(frames, "the plan")
         self._settle()
-        self._face.write(frames, size, self._host_in)
+        self._io.write(frames, size, self._host_in)
         self._running = (size, len(frames))
         self._put(size)
 
@@ -111,7 +111,7 @@ class Slot:
         assert self._running is not None
         (size, count), self._running = self._running, None
         self._settle()
-        answer = self._face.read(self._host_out, size, count)
+        answer = self._io.read(self._host_out, size, count)
         if self._worth_recording(size):
             try:
                 self._graphs[size] = self._record(size)
@@ -125,7 +125,7 @@ class Slot:
         """What the GPU takes for `frames`, by its own clock."""
         self.begin(frames)
         self.end()  # shapes are set and the graph is recorded, as in every later call
-        size = self._face.fitted(frames, "the plan")
+        size = self._io.fitted(frames, "the plan")
         taken = self._cuda.milliseconds(self._stream, lambda: self._put(size))
         self._queued = False
         return taken
@@ -160,28 +160,28 @@ class Slot:
 
     def _enqueue(self, context: trt_types.IExecutionContext, size: Size) -> None:
         if not self._zero_copy:
-            uploaded = self._host_in[: self._face.input_bytes(size)]
+            uploaded = self._host_in[: self._io.input_bytes(size)]
             self._cuda.upload(self._addresses[0], uploaded, self._stream)
-        self._plan.journal.ask(context.execute_async_v3, self._stream)
+        self._plan.log.ask(context.execute_async_v3, self._stream)
         if not self._zero_copy:
-            downloaded = self._host_out[: self._face.output_bytes(size)]
+            downloaded = self._host_out[: self._io.output_bytes(size)]
             self._cuda.download(downloaded, self._addresses[1], self._stream)
 
     # -- contexts and graphs ------------------------------------------------------------------------------------------
 
     def _new_context(self) -> trt_types.IExecutionContext:
         context = self._plan.new_context()
-        ask = self._plan.journal.ask
+        ask = self._plan.log.ask
         if self._plan.scratch_bytes is not None:
-            with self._plan.journal.errors("its working memory was refused"):
+            with self._plan.log.errors("its working memory was refused"):
                 context.set_device_memory(self._scratch, self._plan.scratch_bytes)
         for name, address in zip(("frame", "saliency"), self._addresses, strict=True):
             ask(context.set_tensor_address, name, address)
         return context
 
     def _set_shape(self, context: trt_types.IExecutionContext, size: Size) -> None:
-        if not self._face.fixed:
-            self._plan.journal.ask(context.set_input_shape, "frame", self._face.shape(size))
+        if not self._io.fixed:
+            self._plan.log.ask(context.set_input_shape, "frame", self._io.shape(size))
 
     def _worth_recording(self, size: Size) -> bool:
         """Where there is room, at once; else a shape must come twice in a row, or recording would never end."""
@@ -193,7 +193,7 @@ class Slot:
         assert self._context is not None
         while len(self._graphs) >= _GRAPHS:
             self._forget(next(iter(self._graphs)))
-        context = self._context if self._face.fixed else self._new_context()
+        context = self._context if self._io.fixed else self._new_context()
         try:
             if context is not self._context:
                 self._set_shape(context, size)

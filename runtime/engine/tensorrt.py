@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class TensorRTEngine(Engine):
-    """A plan with the uint8 or the planar face. See `open_engine` for arguments and errors."""
+    """A plan with uint8 or planar frames. See `open_engine` for arguments and errors."""
 
     slots = 2
 
@@ -62,7 +62,7 @@ class TensorRTEngine(Engine):
             with self._cuda.current():
                 self._plan = LoadedPlan(path, manifest, header, trt)
                 undo.add(self._plan.close)
-                self.batch, self.frame_hw = self._plan.face.batch, self._plan.face.frame_hw
+                self.batch, self.frame_hw = self._plan.io.batch, self._plan.io.frame_hw
                 undo.add(self._close_slots)
                 self._slots.append(Slot(self._plan, self._cuda, self.zero_copy))
             self._releases = undo.handed_over()
@@ -119,7 +119,7 @@ class TensorRTEngine(Engine):
     @contextmanager
     def _inside(self, frames: np.ndarray) -> Iterator[None]:
         with self._guard.inside(self.path.name):
-            self._plan.face.fitted(frames, self.path.name)
+            self._plan.io.fitted(frames, self.path.name)
             with self._told("failed"), self._cuda.current():
                 yield
 

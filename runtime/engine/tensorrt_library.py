@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sdi.runtime.common.errors import DeviceError, first_line
 
-__all__ = ["LIBRARIES", "TENSORRT", "TENSORRT_RTX", "Library", "bytes_of", "journal_of", "library_of", "version_of"]
+__all__ = ["LIBRARIES", "TENSORRT", "TENSORRT_RTX", "Library", "bytes_of", "log_of", "library_of", "version_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def version_of(trt: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in trt.__version__.split(".") if part.isdigit())
 
 
-class Journal:
+class LibraryLog:
     """What a library said. `logger` is what the library is given."""
 
     def __init__(self) -> None:
@@ -157,9 +157,9 @@ class _Line:
 
 
 @functools.cache
-def journal_of(trt: Any) -> Journal:
-    """The one journal of a library: it keeps the first logger it is given and wants it alive for ever."""
-    journal = Journal()
+def log_of(trt: Any) -> LibraryLog:
+    """The one log of a library: it keeps the first logger it is given and wants it alive for ever."""
+    log = LibraryLog()
     base: Any = trt.ILogger
     kinds = {base.INTERNAL_ERROR: "error", base.ERROR: "error", base.WARNING: "warning"}
 
@@ -168,7 +168,7 @@ def journal_of(trt: Any) -> Journal:
             base.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            journal.hear(text, kinds.get(severity, ""))
+            log.hear(text, kinds.get(severity, ""))
 
-    journal.logger = Logger()
-    return journal
+    log.logger = Logger()
+    return log

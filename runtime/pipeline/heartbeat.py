@@ -6,29 +6,32 @@ import math
 import time
 from collections.abc import Callable
 
-__all__ = ["Pulse"]
+__all__ = ["Heartbeat"]
 
 
-class Pulse:
-    """When a stage last showed that it goes on.
+class Heartbeat:
+    """How long ago a stage last showed that it goes on.
 
-    Waiting stages ask `over` at every tick of a channel, so that only a stage whose own work hangs is silent.
+    A stage beats before each item and at every tick of a wait. Only a stage whose own work hangs is silent.
 
     Args:
         name: the stage's, for people.
-        over: whether the run is over.
+        clock: seconds.
     """
 
-    def __init__(self, name: str, over: Callable[[], bool]) -> None:
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
-        self._over = over
-        self.seen = math.inf  # time.monotonic(), seconds; infinite before the stage's start and after its end
+        self._clock = clock
+        self._last = math.inf  # infinite before the first beat and after the end
 
-    def over(self) -> bool:
-        """Give a sign of life; answer whether the run is over."""
-        self.seen = time.monotonic()
-        return self._over()
+    def beat(self) -> None:
+        """Give a sign of life."""
+        self._last = self._clock()
+
+    def silence_s(self) -> float:
+        """Seconds since the last beat; 0 before the first one and after `end`."""
+        return max(0.0, self._clock() - self._last)
 
     def end(self) -> None:
-        """Nothing is expected of this stage any more."""
-        self.seen = math.inf
+        """The stage has ended: its silence is no hang."""
+        self._last = math.inf

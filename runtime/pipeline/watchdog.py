@@ -1,6 +1,6 @@
-"""Word of a run to systemd: it has begun, it goes on, it ends.
+"""Notifications to systemd: a run is ready, it goes on, it ends.
 
-The protocol is that of sd_notify(3): datagrams to the socket that `NOTIFY_SOCKET` names, in a unit with `Type=notify`.
+They are datagrams to the socket in `NOTIFY_SOCKET`, as sd_notify(3) describes. The unit needs `Type=notify`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,14 @@ import os
 import socket
 import threading
 from contextlib import suppress
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from sdi.runtime.common.console import warn
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from sdi.runtime.pipeline.loop import Loop
+from sdi.runtime.pipeline.loop import Loop, Report
+from sdi.runtime.pipeline.summary import Summary
 
 __all__ = ["Watchdog", "notify"]
 
-_STATUS_S = 10.0  # between two words of a run that nobody watches
+_STATUS_S = 10.0  # between two notifications where the unit has no `WatchdogSec`
 
 
 def notify(*lines: str) -> bool:
@@ -40,11 +35,11 @@ def notify(*lines: str) -> bool:
 
 
 class Watchdog:
-    """Around a run: `READY=1`, then `WATCHDOG=1` for as long as every stage goes on, at the end `STOPPING=1`.
+    """Runs a loop and notifies systemd: `READY=1` at its start, `WATCHDOG=1` while it goes on, `STOPPING=1` at its end.
 
-    A stage that is silent for half of the unit's `WatchdogSec` is named on stderr, and no word is sent until it goes
-    on: systemd aborts the process, whose threads' stacks are then written to stderr, and starts it again. Does nothing
-    where no service manager listens.
+    A stage that is silent for half of the unit's `WatchdogSec` hangs: a warning on stderr names it, and `WATCHDOG=1` is
+    not sent until the stage goes on. If it stays silent, systemd aborts the process and starts it again; the process
+    then writes the stack of every thread to stderr. Where no service manager listens, the loop runs as it would alone.
     """
 
     def __init__(self, loop: Loop) -> None:
@@ -53,40 +48,41 @@ class Watchdog:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
-    def __enter__(self) -> Self:
+    def run(self, report: Report = lambda item: None) -> Summary:
+        """As `Loop.run`. Use once."""
         if self._limit_s is not None:
             with suppress(OSError):  # stderr may be no file
                 faulthandler.enable()  # for SIGABRT
+        try:
+            return self._loop.run(report, ready=self._ready)
+        finally:
+            self._ended.set()
+            if self._thread.ident is not None:
+                self._thread.join()
+                notify("STOPPING=1", self._status())
+
+    def _ready(self) -> None:
         if notify("READY=1", self._status()):
             self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-            notify("STOPPING=1", self._status())
 
     def _watch(self) -> None:
         hangs = stopping = False
         while not self._ended.wait(_STATUS_S if self._limit_s is None else self._limit_s / 4):
-            stage, silent_s = self._loop.quietest()
-            hung, hangs = hangs, self._limit_s is not None and silent_s > self._limit_s / 2
+            stage, silence_s = self._loop.most_silent()
+            hung, hangs = hangs, self._limit_s is not None and silence_s > self._limit_s / 2
             if self._loop.stopping and not stopping:
                 stopping = notify("STOPPING=1")
             if hangs:
                 if not hung:
-                    warn(f"{stage} has given no sign of life for {silent_s:.1f} s", "hangs:")
-                notify(f"STATUS={stage} hangs for {silent_s:.0f} s; {self._figures()}")
+                    warn(f"{stage} has given no sign of life for {silence_s:.1f} s", "hangs:")
+                notify(f"STATUS={stage} hangs for {silence_s:.0f} s; {self._counts()}")
             else:
                 notify("WATCHDOG=1", self._status())
 
     def _status(self) -> str:
-        return f"STATUS={self._figures()}"
+        return f"STATUS={self._counts()}"
 
-    def _figures(self) -> str:
+    def _counts(self) -> str:
         summary = self._loop.summary
         lost = sum(source.lost for source in summary.sources)
         return f"{summary.frames} frames, {summary.alarms} alarms, {summary.drops} dropped, sources lost {lost} times"

@@ -1,16 +1,12 @@
-"""Figures for Prometheus."""
+"""Metrics for Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sdi.runtime.frame import Event, Result, Skipped
 from sdi.runtime.sinks.base import Sink
-from sdi.runtime.sinks.evidence import EvidenceSink
-from sdi.runtime.sinks.outbox import Outbox
-from sdi.runtime.sinks.spool import Spool
 
 __all__ = ["Metrics"]
 
@@ -21,7 +17,7 @@ class Metrics:
     """Counts results and events, and renders them in Prometheus' text format. `docs/line.md` lists the names.
 
     Args:
-        sinks: those that can lose something are asked how much.
+        sinks: their counters are read whenever the metrics are.
     Raises:
         ModuleNotFoundError: prometheus_client is not installed.
     """
@@ -51,19 +47,7 @@ class Metrics:
             for metric in (self._frames, self._defective, self._dropped, self._skipped, self._alarm):
                 metric.labels(source)  # there from the start, with 0
             self._up.labels(source).set(1)
-
-        for sink in sinks:
-            if isinstance(sink, Outbox):
-                self._ask(f"{sink.courier.kind}_waiting", "Events that wait to be sent.", sink.spool.__len__)
-                self._ask(f"{sink.courier.kind}_lost", "Events given up, over all runs.", partial(_lost, sink.spool))
-            elif isinstance(sink, EvidenceSink):
-                self._ask("evidence_lost", "Alarms of this run without evidence.", partial(_lost, sink))
-
-    def _ask(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A gauge that is asked for when it is read."""
-        import prometheus_client as prometheus
-
-        prometheus.Gauge(name, text, namespace="sdi", registry=self._registry).set_function(value)
+        self._registry.register(_SinkCollector(sinks))
 
     def write(self, result: Result) -> None:
         """Count a result."""
@@ -96,5 +80,15 @@ class Metrics:
         return CONTENT_TYPE_LATEST, generate_latest(self._registry)
 
 
-def _lost(holder: Spool | EvidenceSink) -> float:
-    return holder.lost
+class _SinkCollector:
+    """The sinks' own counters as gauges, read when Prometheus asks."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        for sink in self._sinks:
+            for counter in sink.counters():
+                yield GaugeMetricFamily(f"sdi_{counter.name}", counter.text, counter.value)

@@ -11,6 +11,7 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Skipped
 from sdi.runtime.sources.base import Source
 from sdi.runtime.sources.capture import open_video
+from sdi.runtime.sources.patient import PatientCapture
 
 __all__ = ["VideoSource"]
 
@@ -27,7 +28,7 @@ class VideoSource(Source):
 
     live = False
 
-    def __init__(self, video: Path | str, capture: cv2.VideoCapture | None = None) -> None:
+    def __init__(self, video: Path | str, capture: cv2.VideoCapture | PatientCapture | None = None) -> None:
         self.name = str(video)
         self.inputs = [video] if isinstance(video, Path) else []
         self._stem = PurePosixPath(video).stem
@@ -42,7 +43,7 @@ class VideoSource(Source):
         index = 0
         while True:
             there, image = self._capture.read()
-            if not there:
+            if not there or image is None:
                 break
             yield self.frame(index, f"{self._stem}_{index:06d}", image)
             index += 1

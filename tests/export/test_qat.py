@@ -15,23 +15,23 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sdi.export.feed import Feed
+from graphs import traced
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_ranges import trained_ranges
-from sdi.export.onnx_model import FrameShape, onnx_from_face
-from sdi.export.parity.runners import runner_from_onnx
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import runner_from_onnx
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.train.checkpoint import load_network, save_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, model_spec
 from sdi.train.models.deploy import absorb_batch_norm, deploy_form
 from sdi.train.preprocess import Preprocessing
 from sdi.train.qat import Int8Places, measure_places, train_for_int8
 from sdi.train.qat.fake import fake_quantised
-from support import command, enliven, lively_checkpoint, narrow_network
+from support import RecordedProgress, command, enliven, lively_checkpoint, narrow_network
 
 SIDE = 64
 KINDS = ("minet", "tsernet-xs", "csepnet", "tsernet-lite")
@@ -45,15 +45,15 @@ class Exported:
         self.preprocessing: Preprocessing = model_spec(model).preprocessing
         absorb_batch_norm(self.network)
         self.frame = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), dtype=np.uint8)
-        self.face = Face(self.network, self.preprocessing, (SIDE, SIDE), raw=True).eval()
-        self.picture = self.face.normalise(torch.from_numpy(self.frame))
+        self.module = EngineModule(self.network, self.preprocessing, (SIDE, SIDE), raw=True).eval()
+        self.picture = self.module.normalise(torch.from_numpy(self.frame))
         self.places = measure_places(self.network, [self.picture])
-        face = Face(deploy_form(self.network), self.preprocessing, (SIDE, SIDE), raw=True)
-        self.model = onnx_from_face(face, FrameShape(SIDE, SIDE))
+        module = EngineModule(deploy_form(self.network), self.preprocessing, (SIDE, SIDE), raw=True)
+        self.model = onnx_from_module(module, FrameShape(SIDE, SIDE))
         self.layers = quantizable_layers(self.model)
 
     def quantised(self) -> onnx.ModelProto:
-        ranges = trained_ranges(self.model, self.layers, self.places, None)
+        ranges = trained_ranges(traced(self.model, SIDE), self.layers, self.places)
         return quantized_model(self.model, ranges.limits, skips=True)
 
 
@@ -114,7 +114,7 @@ def test_every_quantised_tensor_is_the_exports(exported: Exported, monkeypatch: 
     monkeypatch.setattr("sdi.train.qat.network.fake_quantised", checked)
     train_for_int8(exported.network, exported.places)
     with torch.inference_mode():
-        ours = exported.face(torch.from_numpy(exported.frame)).numpy()
+        ours = exported.module(torch.from_numpy(exported.frame)).numpy()
     del exported.network.maps
     assert not unseen
     np.testing.assert_allclose(ours, theirs["probability"], atol=2e-6)
@@ -125,7 +125,7 @@ def test_other_places_than_the_exports_are_refused(exported: Exported) -> None:
     moved = dict(places.skips)
     moved["elsewhere"] = moved.pop(first)
     with pytest.raises(InputError, match=f"trained for INT8 at other places .* elsewhere, {first}; train it again"):
-        trained_ranges(exported.model, exported.layers, replace(places, skips=moved), None)
+        trained_ranges(traced(exported.model, SIDE), exported.layers, replace(places, skips=moved))
 
 
 def options(places: Int8Places, **others: Any) -> Int8Options:
@@ -133,18 +133,8 @@ def options(places: Int8Places, **others: Any) -> Int8Options:
 
 
 def int8_of(model: onnx.ModelProto, wanted: Int8Options) -> Any:
-    heard: list[str] = []
-    made = int8_model(
-        model,
-        wanted,
-        name="tiny",
-        preprocessing={},
-        weights="0" * 64,
-        feed=Feed((SIDE, SIDE)),
-        float32={},
-        say=heard.append,
-    )
-    return *made, heard
+    progress = RecordedProgress()
+    return *int8_model(traced(model, SIDE), wanted, progress=progress), progress.lines
 
 
 def test_layers_kept_in_training_have_no_quantiser(minet: Exported) -> None:
@@ -152,14 +142,14 @@ def test_layers_kept_in_training_have_no_quantiser(minet: Exported) -> None:
     kept = (layers[3], next(iter(minet.places.skips)))
     places = measure_places(minet.network, [minet.picture], kept)
     assert {*layers} - set(places.inputs) == set(kept)
-    model, record, heard = int8_of(minet.model, options(places, rest="fp32"))
+    model, record, lines = int8_of(minet.model, options(places, rest="fp32"))
     stored = {c.name: c.data_type for c in model.graph.initializer}
     assert all(stored[f"network.{layer}.weight"] == TensorProto.FLOAT for layer in kept)
     assert sum(kind == TensorProto.INT8 for name, kind in stored.items() if name.endswith(".int8")) == len(layers) - 2
     assert record.kept == dict.fromkeys(kept, "kept in training")
     assert (record.method, record.accuracy) == ("trained", {})
-    assert f"kept in high precision: {kept[0]} (kept in training)" in heard
-    assert any(text.startswith("accuracy is not measured") for text in heard)
+    assert f"kept in high precision: {kept[0]} (kept in training)" in lines
+    assert any(text.startswith("accuracy is not measured") for text in lines)
 
 
 def test_int8_takes_ranges_from_one_place(minet: Exported, tmp_path: Path) -> None:
@@ -215,9 +205,9 @@ def test_command_exports_what_was_trained(tmp_path: Path) -> None:
     checkpoint = lively_checkpoint("minet", SIDE)
     network = load_network(checkpoint)
     absorb_batch_norm(network)
-    face = Face(network, checkpoint.preprocessing, checkpoint.input_hw)
+    module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw)
     frames = torch.from_numpy(np.stack([draw_strip(kind, 1, (SIDE, SIDE))[0] for kind in DEFECTS]))
-    places = measure_places(network, [face.normalise(frames)])
+    places = measure_places(network, [module.normalise(frames)])
     path, out = tmp_path / "best.pt", tmp_path / "out"
     trained = replace(checkpoint, weights=network.state_dict(), training={"qat": places.to_dict()})
     save_checkpoint(path, trained)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from sdi.export.half import half_model
-from sdi.export.onnx_model import FrameShape, onnx_from_face
+from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import read_image, resize_image, write_image
 from sdi.runtime.engine.batching import Batcher
@@ -32,7 +33,7 @@ from sdi.runtime.frame import Frame, Skipped
 from sdi.runtime.sources.images import ImageSource
 from sdi.train.augment import Augmentation, augment
 from sdi.train.data import Pair, load_samples
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.preprocess import GRAY_STEEL, HALF, IMAGENET, Normalise, Preprocessing
 from sdi.train.scores import predict_images
@@ -81,16 +82,26 @@ class ProbedEngine(OnnxRuntimeEngine):
         return saliency
 
 
+class EngineOf(Protocol):
+    """Gives the engine of a preprocessing and a kind, exported by the real exporter."""
+
+    def __call__(self, how: Preprocessing = IMAGENET, kind: str = "fp32") -> ProbedEngine: ...
+
+
 @pytest.fixture(scope="module")
-def engine_of(tmp_path_factory):
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> EngineOf:
     """Engine by preprocessing and kind, each exported once by the real exporter."""
     made: dict[tuple, ProbedEngine] = {}
 
     def build(how: Preprocessing = IMAGENET, kind: str = "fp32") -> ProbedEngine:
         if (how, kind) not in made:
             torch.manual_seed(0)
-            face = Face(OneLayer().eval(), how, NETWORK_HW, resizes=True if kind == "dynamic" else None).eval()
-            model = onnx_from_face(face, FrameShape(*NETWORK_HW, dynamic=kind == "dynamic", free_batch=kind == "batch"))
+            module = EngineModule(
+                OneLayer().eval(), how, NETWORK_HW, resizes=True if kind == "dynamic" else None
+            ).eval()
+            model = onnx_from_module(
+                module, FrameShape(*NETWORK_HW, dynamic=kind == "dynamic", free_batch=kind == "batch")
+            )
             if kind == "fp16":
                 model = half_model(model)
             path = tmp_path_factory.mktemp("engine") / f"{kind}.onnx"
@@ -127,10 +138,10 @@ def runtime_tensor(path: Path, engine: ProbedEngine) -> np.ndarray:
 
 def evaluation_tensor(path: Path, how: Preprocessing = IMAGENET) -> np.ndarray:
     """(3, h, w) float32: what `sdi-eval --checkpoint` shows the network."""
-    face = Face(OneLayer().eval(), how, NETWORK_HW)
+    module = EngineModule(OneLayer().eval(), how, NETWORK_HW)
     seen: list[Tensor] = []
-    face.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    list(predict_images(face, [read_image(path)]))
+    module.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    list(predict_images(module, [read_image(path)]))
     return seen[0][0].numpy()
 
 
@@ -219,7 +230,7 @@ FILES: dict[str, tuple[Callable[[Path], None], bool]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_the_same_tensor_in_training_and_on_the_line(name: str, engine_of, tmp_path: Path) -> None:
+def test_a_file_is_the_same_tensor_in_training_and_on_the_line(name: str, engine_of: EngineOf, tmp_path: Path) -> None:
     write, judged = FILES[name]
     path = tmp_path / name
     write(path)
@@ -237,7 +248,7 @@ def test_a_file_is_the_same_tensor_in_training_and_on_the_line(name: str, engine
 @pytest.mark.parametrize("how", [GRAY_STEEL, HALF, DIVIDED], ids=["gray steel", "half", "divided by the maximum"])
 @pytest.mark.parametrize("name", ["colour.png", "1 x 1.png", "black.png", "sixteen bit gray.tif", "turned 5.jpg"])
 def test_every_preprocessing_is_the_same_on_both_sides(
-    how: Preprocessing, name: str, engine_of, tmp_path: Path
+    how: Preprocessing, name: str, engine_of: EngineOf, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     FILES[name][0](path)
@@ -249,7 +260,7 @@ def test_every_preprocessing_is_the_same_on_both_sides(
 
 
 @pytest.mark.parametrize(("suffix", "depth"), [(".bmp", np.uint8), (".png", np.uint16)])
-def test_a_huge_picture_is_the_same_tensor(suffix: str, depth: type, engine_of, tmp_path: Path) -> None:
+def test_a_huge_picture_is_the_same_tensor(suffix: str, depth: type, engine_of: EngineOf, tmp_path: Path) -> None:
     path, size_hw = tmp_path / f"huge{suffix}", (7000, 9000)
     levels = np.arange(size_hw[0]) % 251 * (1 if depth is np.uint8 else 257)
     stored = np.repeat(levels.astype(depth)[:, None], size_hw[1], axis=1)
@@ -278,7 +289,9 @@ REFUSED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_one_side_refuses_the_other_refuses(name: str, engine_of, tmp_path: Path, capfd) -> None:
+def test_what_one_side_refuses_the_other_refuses(
+    name: str, engine_of: EngineOf, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path, mask = tmp_path / name, tmp_path / "mask.png"
     REFUSED[name](path)
     write_image(mask, np.zeros(GRAY.shape, np.uint8))
@@ -302,17 +315,17 @@ WRONG_ARRAYS = {
 
 
 @pytest.mark.parametrize("name", WRONG_ARRAYS)
-def test_arrays_that_are_no_picture_are_refused_everywhere(name: str, engine_of) -> None:
+def test_arrays_that_are_no_picture_are_refused_everywhere(name: str, engine_of: EngineOf) -> None:
     """A program that calls the library may hand over anything; nothing of it is cast, cut or repeated in silence."""
     image = WRONG_ARRAYS[name]
-    face = Face(OneLayer().eval(), IMAGENET, NETWORK_HW)
+    module = EngineModule(OneLayer().eval(), IMAGENET, NETWORK_HW)
     wrong = r"must be \(H, W, 3\) uint8 BGR"
     with pytest.raises(InputError, match=wrong):
         engine_of()(image)
     with pytest.raises(InputError, match=wrong):
         Batcher(engine_of(kind="batch"), 2)([np.ascontiguousarray(COLOUR[..., ::-1]), image])
     with pytest.raises(InputError, match=wrong):
-        list(predict_images(face, [image]))
+        list(predict_images(module, [image]))
 
 
 @pytest.mark.parametrize("frames", [(1, 8, 8, 4), (1, 8, 8, 1), (8, 8, 3), (1, 3, 8, 8)])
@@ -343,7 +356,7 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_views_and_strides_change_nothing(name: str, engine_of) -> None:
+def test_views_and_strides_change_nothing(name: str, engine_of: EngineOf) -> None:
     view = VIEWS[name](COLOUR)
     plain = np.array(view, order="C")
     mask = np.zeros(plain.shape[:2], np.uint8)
@@ -359,15 +372,15 @@ def test_views_and_strides_change_nothing(name: str, engine_of) -> None:
     Batcher(batched, 2)([view, np.ascontiguousarray(COLOUR)])
     assert np.array_equal(batched.seen[0], wanted)
 
-    face = Face(OneLayer().eval(), IMAGENET, NETWORK_HW)
+    module = EngineModule(OneLayer().eval(), IMAGENET, NETWORK_HW)
     seen: list[Tensor] = []
-    face.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-    list(predict_images(face, [view]))
+    module.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    list(predict_images(module, [view]))
     assert np.array_equal(seen[0][0].numpy(), wanted)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_pictures_of_any_size_and_stride(seed: int, engine_of) -> None:
+def test_random_pictures_of_any_size_and_stride(seed: int, engine_of: EngineOf) -> None:
     draw = np.random.default_rng(seed)
     height, width = (int(side) for side in np.exp(draw.uniform(0, np.log(400), 2)))
     brightest = int(draw.integers(1, 257))
@@ -382,7 +395,7 @@ def test_random_pictures_of_any_size_and_stride(seed: int, engine_of) -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (37, 61), (96, 128), (199, 201), (480, 640)])
-def test_an_engine_that_resizes_inside_scales_the_same_way(size_hw: tuple[int, int], engine_of) -> None:
+def test_an_engine_that_resizes_inside_scales_the_same_way(size_hw: tuple[int, int], engine_of: EngineOf) -> None:
     """The one place with a difference, and a documented one: OpenCV rounds the resized frame to whole gray levels.
 
     Up to the resizing the tensors are equal; behind it they are less than one gray level apart.

@@ -1,4 +1,4 @@
-"""Opening engines of every kind of wrong, and the face of the right ones. The engines are real, if tiny."""
+"""Opening engines of every kind of wrong, and the I/O contract of the right ones. The engines are real, if tiny."""
 
 from __future__ import annotations
 
@@ -177,7 +177,9 @@ def test_a_newer_manifest(make_engine: MakeEngine) -> None:
 @pytest.mark.parametrize("manifest", [True, False])
 def test_another_face_is_refused(kind: str, manifest: bool, make_engine: MakeEngine) -> None:
     path = make_engine(kind, manifest=manifest)
-    with pytest.raises(InputError, match=r"has not the face of an sdi engine: expected input frame uint8 .*sdi-export"):
+    with pytest.raises(
+        InputError, match=r"breaks the I/O contract of an sdi engine: expected input frame uint8 .*sdi-export"
+    ):
         open_engine(path)
 
 

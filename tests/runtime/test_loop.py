@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sdi.runtime.pipeline.loop as loop_module
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.open import open_engine
@@ -88,20 +87,24 @@ class ListSink(Sink):
     def __init__(self, before: Callable[[Result], object] = lambda result: None) -> None:
         self.results: list[Result] = []
         self.skipped: list[Skipped] = []
-        self.heard: list[object] = []  # all, in order
+        self.received: list[object] = []  # all, in order, but the run's own start and end
+        self.life: list[Event] = []  # those two
         self.before = before
 
     def write(self, result: Result) -> None:
         self.before(result)
         self.results.append(result)
-        self.heard.append(result)
+        self.received.append(result)
 
     def note(self, skipped: Skipped) -> None:
         self.skipped.append(skipped)
-        self.heard.append(skipped)
+        self.received.append(skipped)
 
     def event(self, event: Event) -> None:
-        self.heard.append(event)
+        if event.kind in ("started", "stopped"):
+            self.life.append(event)
+        else:
+            self.received.append(event)
 
     def indices(self) -> list[int]:
         return [result.frame.index for result in self.results]
@@ -153,11 +156,11 @@ def test_files_keep_their_order_and_nothing_is_dropped(make_engine: Callable[...
 
 def test_skipped_items_keep_their_place_and_reach_sinks_and_report() -> None:
     gap = Skipped("bad.png", "list", "broken", 0.0)
-    sink, heard = ListSink(), []
-    summary = Loop(ListSource(_frame(0), gap, _frame(1)), PlainEngine(), [sink]).run(heard.append)
+    sink, reported = ListSink(), []
+    summary = Loop(ListSource(_frame(0), gap, _frame(1)), PlainEngine(), [sink]).run(reported.append)
     assert sink.indices() == [0, 1]
     assert sink.skipped == [gap]
-    assert [getattr(item, "reason", "frame") for item in heard] == ["frame", "broken", "frame"]
+    assert [getattr(item, "reason", "frame") for item in reported] == ["frame", "broken", "frame"]
     assert (summary.frames, summary.skipped) == (2, 1)
 
 
@@ -294,7 +297,7 @@ def test_what_the_engine_answered_before_it_failed_is_judged_and_written() -> No
     loop = Loop(source, PlainEngine(fail_at_third), [sink], _HeldInspector(_wait(failing)))
     assert str(_within(WAIT_S, loop.run)) == "lost"
     assert sink.indices() == [0, 1]
-    assert [item.kind for item in sink.heard if isinstance(item, Event)] == ["alarm"]
+    assert [item.kind for item in sink.received if isinstance(item, Event)] == ["alarm"]
     assert source.taken < 30
 
 
@@ -335,12 +338,11 @@ def test_stop_from_the_report() -> None:
     assert len(sink.results) < 30
 
 
-def test_a_live_source_that_hangs_does_not_hang_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, "_PATIENCE_S", 0.2)
+def test_a_live_source_that_hangs_does_not_hang_stop() -> None:
     driver = threading.Event()  # a read in a driver that never answers
     source = ListSource(_frame(0), _wait(driver), live=True)
     sink = ListSink()
-    loop = Loop(source, PlainEngine(), [sink])
+    loop = Loop(source, PlainEngine(), [sink], patience_s=0.2)
     try:
         assert _within(WAIT_S, lambda: loop.run(lambda item: loop.stop())) is None
     finally:
@@ -348,21 +350,17 @@ def test_a_live_source_that_hangs_does_not_hang_stop(monkeypatch: pytest.MonkeyP
     assert sink.indices() == [0]
 
 
-def test_a_slow_live_source_ends_soon_after_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_live_source_ends_soon_after_stop() -> None:
     """Its next frame comes when nobody waits for frames any more; the grabbing thread must see that and end."""
-    monkeypatch.setattr(loop_module, "_PATIENCE_S", WAIT_S)
     idle = threading.Event()
+
+    class Ending(Inspector):
+        def finish(self, source: str | None = None) -> list[Event]:
+            idle.set()  # the engine has given up waiting for frames
+            return super().finish(source)
+
     source = ListSource(_frame(0), _wait(idle), _frame(1), live=True)
-    loop = Loop(source, PlainEngine(), [])
-    take = loop._take
-
-    def take_and_tell() -> list[Any]:
-        taken = take()
-        if not taken:
-            idle.set()  # the inferring thread has given up waiting
-        return taken
-
-    monkeypatch.setattr(loop, "_take", take_and_tell)
+    loop = Loop(source, PlainEngine(), [], Ending(), patience_s=WAIT_S)
     started = time.monotonic()
     assert _within(WAIT_S + 5, lambda: loop.run(lambda item: loop.stop())) is None
     assert time.monotonic() - started < WAIT_S / 2
@@ -381,6 +379,65 @@ def test_a_source_lost_after_stop_is_no_failure() -> None:
 
     assert _within(WAIT_S, lambda: loop.run(report)) is None
     assert loop.summary.frames == 1
+
+
+def test_sinks_receive_the_start_of_a_run_first_and_its_end_last() -> None:
+    order: list[str] = []
+
+    class Order(ListSink):
+        def write(self, result: Result) -> None:
+            order.append("result")
+
+        def event(self, event: Event) -> None:
+            order.append(event.kind)
+            super().event(event)
+
+    sink = Order()
+    Loop(ListSource(_frame(0), _frame(1)), PlainEngine(), [sink]).run(ready=lambda: order.append("ready"))
+    assert order == ["started", "ready", "result", "result", "stopped"]
+    started, stopped = sink.life
+    assert (started.details["engine"], started.details["sources"]) == ("plain", ["list"])
+    assert (stopped.details["reason"], stopped.details["frames"]) == ("end of the source", 2)
+
+
+def test_the_end_of_a_run_gives_its_reason() -> None:
+    def reason(loop: Loop, sink: ListSink, run: Callable[[], object]) -> str:
+        _within(WAIT_S, run)
+        (stopped,) = (event for event in sink.life if event.kind == "stopped")
+        assert stopped.text == f"stopped after {loop.summary.frames} frames: {stopped.details['reason']}"
+        return str(stopped.details["reason"])
+
+    loop = Loop(ListSource(*(_frame(i) for i in range(5000))), PlainEngine(), [sink := ListSink()])
+    assert reason(loop, sink, lambda: loop.run(lambda item: loop.stop("interrupted"))) == "interrupted"
+    loop = Loop(ListSource(_frame(0), _fail(DeviceError("camera lost"))), PlainEngine(), [sink := ListSink()])
+    assert reason(loop, sink, loop.run) == "camera lost"
+    loop = Loop(ListSource(_frame(0), _fail(KeyboardInterrupt())), PlainEngine(), [sink := ListSink()])
+    assert reason(loop, sink, loop.run) == "interrupted"
+
+
+def test_a_sink_that_cannot_take_the_start_ends_the_run_before_its_first_frame() -> None:
+    class Full(ListSink):
+        def event(self, event: Event) -> None:
+            raise InputError("disk full")
+
+    source, other = ListSource(_frame(0)), ListSink()
+    error = _within(WAIT_S, Loop(source, PlainEngine(), [Full(), other]).run)
+    assert str(error) == "disk full"
+    assert source.taken == 0
+    assert [event.details["reason"] for event in other.life] == ["disk full"]  # the other one still sees the end
+
+
+def test_a_sink_that_its_user_closed_ends_the_run() -> None:
+    class Window(ListSink):
+        def write(self, result: Result) -> None:
+            super().write(result)
+            self.closed = result.frame.index == 2
+
+    sink = Window()
+    source = ListSource(*(_frame(i) for i in range(5000)))
+    assert _within(WAIT_S, Loop(source, PlainEngine(), [sink]).run) is None
+    assert source.taken == len(sink.results) < 30
+    assert sink.life[-1].details["reason"] == "closed by its user"
 
 
 def test_summary_figures() -> None:
@@ -520,7 +577,7 @@ def test_events_keep_their_place_and_are_never_dropped() -> None:
     source = ListSource(_frame(0), _wait(held), *between, live=True)
     sink = ListSink()
     summary = Loop(source, PlainEngine(lambda frames: (held.set(), _wait(source.ended)())), [sink]).run()
-    assert [item for item in sink.heard if isinstance(item, Event) and item.kind == "source_frozen"] == events
+    assert [item for item in sink.received if isinstance(item, Event) and item.kind == "source_frozen"] == events
     assert sink.indices() == [0, 30]
     assert (summary.drops, summary.sources[0].frozen) == (29, 30)
     assert len(source.recycled) == 29  # the memory of what nobody saw goes back
@@ -529,9 +586,9 @@ def test_events_keep_their_place_and_are_never_dropped() -> None:
 def test_the_events_of_a_result_follow_it_and_name_it() -> None:
     sink = ListSink()
     Loop(ListSource(_frame(0), _frame(1, 200), _frame(2)), PlainEngine(), [sink], Inspector()).run()
-    kinds = [item.kind if isinstance(item, Event) else item.frame.index for item in sink.heard]  # type: ignore[attr-defined]
+    kinds = [item.kind if isinstance(item, Event) else item.frame.index for item in sink.received]  # type: ignore[attr-defined]
     assert kinds == [0, 1, "alarm", 2, "cleared"]
-    assert sink.heard[2].result is sink.heard[1]  # type: ignore[attr-defined]
+    assert sink.received[2].result is sink.received[1]  # type: ignore[attr-defined]
     assert [result.alarm for result in sink.results] == [False, True, False]
 
 
@@ -549,7 +606,7 @@ def test_a_live_frame_that_is_too_old_is_refused_and_told() -> None:
     summary = Loop(source, engine, [sink], max_age_ms=1000).run()
     assert not engine.shapes
     assert not sink.results
-    (event,) = sink.heard
+    (event,) = sink.received
     assert isinstance(event, Event)
     assert (event.kind, event.source) == ("frame_stale", "list")
     assert event.details["frame"] == 0
@@ -580,7 +637,7 @@ def test_slow_sinks_drop_the_oldest_results_and_no_event() -> None:
     assert indices[-4:] == [6, 7, 8, 9]  # the newest
     assert summary.sources[0].unwritten == 10 - len(indices) > 0
     assert summary.drops == 0
-    assert [item.kind for item in sink.heard if isinstance(item, Event)] == ["alarm"]
+    assert [item.kind for item in sink.received if isinstance(item, Event)] == ["alarm"]
 
 
 def test_slow_sinks_can_hold_the_engine() -> None:
@@ -592,11 +649,8 @@ def test_slow_sinks_can_hold_the_engine() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc for the resident memory")
 @pytest.mark.parametrize("live", [False, True])
-def test_memory_does_not_grow_over_20000_frames(
-    live: bool, make_engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_does_not_grow_over_20000_frames(live: bool, make_engine: Callable[..., Path]) -> None:
     """A real engine, two sizes, a linked defect in every frame."""
-    monkeypatch.setattr(loop_module, "_HELD", 64)  # fewer turns of the threads: quicker
     megabytes: list[float] = []
 
     def frames(name: str, size_hw: tuple[int, int]) -> Iterator[Frame]:

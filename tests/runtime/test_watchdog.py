@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import socket
@@ -20,7 +19,7 @@ from sdi.runtime.engine.base import Engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped
 from sdi.runtime.inspection.inspector import Inspector
 from sdi.runtime.pipeline.channel import Channel
-from sdi.runtime.pipeline.heartbeat import Pulse
+from sdi.runtime.pipeline.heartbeat import Heartbeat
 from sdi.runtime.pipeline.loop import Loop
 from sdi.runtime.pipeline.watchdog import Watchdog, notify
 from sdi.runtime.sinks.base import Sink
@@ -183,11 +182,7 @@ def test_a_stage_that_hangs_is_named_and_no_word_is_sent_until_it_goes_on(
         _Inspector(before("inspector")),
     )
 
-    def run() -> None:
-        with Watchdog(loop):
-            loop.run()
-
-    thread = threading.Thread(target=run, daemon=True)
+    thread = threading.Thread(target=Watchdog(loop).run, daemon=True)
     thread.start()
     manager.until("WATCHDOG=1")
     free.clear()
@@ -213,8 +208,7 @@ def test_a_watchdog_of_another_process_or_none_asks_for_no_word(
 ) -> None:
     monkeypatch.setenv(name, value)
     loop = Loop(_Source(lambda: None), _Engine(lambda: None), [])
-    with Watchdog(loop):
-        loop.run(lambda item: loop.stop())
+    Watchdog(loop).run(lambda item: loop.stop())
     manager.until("STOPPING=1")
     assert manager.heard[0] == "READY=1"
     assert "WATCHDOG=1" not in manager.heard
@@ -235,15 +229,29 @@ def test_systemd_finds_no_fault_with_our_unit(tmp_path: Path) -> None:
 
 def test_a_stage_that_never_waits_gives_signs_of_life() -> None:
     """A sink that is always behind finds its queue full, and is no hang."""
-    pulse, channel = Pulse("writing", lambda: False), Channel(4)
-    assert channel.put("first", lambda: False)
-    assert channel.get(pulse.over) == "first"
-    assert 0 < pulse.seen < math.inf
+    now = [100.0]
+    judging, writing = (Heartbeat(name, lambda: now[0]) for name in ("judging", "writing"))
+    channel: Channel[str] = Channel(1, over=lambda: False)
+    judging.beat()
+    writing.beat()
+    now[0] += 9
+    assert (judging.silence_s(), writing.silence_s()) == (9, 9)
+    assert channel.put("first", judging)
+    assert (judging.silence_s(), writing.silence_s()) == (0, 9)
+    assert channel.get(writing) == "first"
+    assert writing.silence_s() == 0
+    now[0] += 9
+    writing.end()
+    assert writing.silence_s() == 0  # it has ended, so nothing is expected of it
+
+
+def test_a_heartbeat_that_has_not_begun_is_not_silent() -> None:
+    assert Heartbeat("writing").silence_s() == 0
 
 
 def test_silence_counts_from_the_start_of_a_run_to_its_end() -> None:
     loop = Loop(_Source(lambda: None), _Engine(lambda: None), [])
-    assert loop.quietest()[1] == 0
+    assert loop.most_silent()[1] == 0
     with suppress(ZeroDivisionError):
         loop.run(lambda item: 1 // 0)
-    assert loop.quietest()[1] == 0
+    assert loop.most_silent()[1] == 0

@@ -16,7 +16,7 @@ from sdi.runtime.common.errors import InputError
 from sdi.train.authors import checkpoint_from_authors, read_state_dict, weights_from_authors
 from sdi.train.checkpoint import load_checkpoint, load_network, save_checkpoint
 from sdi.train.data import find_pairs, load_samples
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.import_cli import main
 from sdi.train.models import SaliencyNetwork, build_model
 from sdi.train.models.deploy import deploy_form
@@ -275,7 +275,7 @@ def test_the_published_minet_scores_as_its_authors_say(reference: Path, steel_da
     checkpoint = checkpoint_from_authors(reference / "minet_published.pth", "minet")
     network = deploy_form(load_network(checkpoint))
     samples = load_samples(find_pairs(steel_data, "test"))
-    maps = predict(Face(network, checkpoint.preprocessing, checkpoint.input_hw), samples, batch_size=4)
+    maps = predict(EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw), samples, batch_size=4)
     scores = score_maps((p, sample.mask) for p, sample in zip(maps, samples, strict=True))
     # The published figures were taken with another way of resizing, hence the last digit.
     assert scores["S"] == pytest.approx(0.8660, abs=5e-4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
-from sdi.train.face import Face
+from sdi.train.engine_module import EngineModule
 from sdi.train.models import build_model
 from sdi.train.preprocess import GRAY_STEEL
 
@@ -38,7 +39,7 @@ def rewrite(path: Path, **change: object) -> None:
     torch.save({**torch.load(path, weights_only=True), **change}, path)
 
 
-def error_of(function, *arguments) -> str:
+def error_of(function: Callable[..., object], *arguments) -> str:
     with pytest.raises(InputError) as error:
         function(*arguments)
     return str(error.value)
@@ -187,11 +188,11 @@ def test_the_shipped_tsernet_lite_knows_steel_from_its_defects() -> None:
     assert path is not None
     assert path.stat().st_size < 4e6
     checkpoint = load_checkpoint(path, "tsernet-lite")
-    face = Face(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw)
+    module = EngineModule(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw)
     for kind in (*DEFECTS, "clean"):
         image, truth = draw_strip(kind, seed=1)
         with torch.inference_mode():
-            saliency = face(torch.from_numpy(image)[None])[0].numpy() >= 128
+            saliency = module(torch.from_numpy(image)[None])[0].numpy() >= 128
         if kind == "clean":
             assert saliency.mean() < 0.001
         else:

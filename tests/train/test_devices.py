@@ -22,7 +22,7 @@ from sdi.train.data import find_pairs, load_samples
 from sdi.train.devices import open_fabric
 from sdi.train.models import build_model
 from sdi.train.start import recipe_of_model
-from sdi.train.trainer import Trainer
+from sdi.train.trainer import Setup, Trainer
 from support import command
 
 NAMES = [f"{defect}_{i}" for i in range(4) for defect in ("In", "Pa")]
@@ -86,7 +86,7 @@ def test_two_processes_give_what_one_gives_in_two_parts(steel: Path, tmp_path: P
     torch.manual_seed(recipe.seed)
     (tmp_path / "one").mkdir()
     samples = load_samples(find_pairs(steel, "train"))
-    one = Trainer("minet", build_model("minet"), recipe, samples, [], tmp_path / "one", fabric=open_fabric("cpu"))
+    one = Trainer("minet", build_model("minet"), recipe, samples, [], tmp_path / "one", Setup(open_fabric("cpu")))
     assert one.fit()
     for name in ("best.pt", "last.pt"):
         single, double = (load_checkpoint(tmp_path / run / name) for run in ("one", "two"))

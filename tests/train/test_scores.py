@@ -17,8 +17,8 @@ import torch
 from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.common.images import read_gray, resize_image
 from sdi.train.data import Sample, find_pairs, read_truth
+from sdi.train.engine_module import EngineModule
 from sdi.train.evaluation.paper_tables import paper_rows
-from sdi.train.face import Face
 from sdi.train.models import build_model, model_spec
 from sdi.train.scores import (
     SCORE_NAMES,
@@ -55,8 +55,8 @@ def test_published_maps_score_as_published(steel_data: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_data_file_of_other_methods_says_the_same(name: str) -> None:
-    (row,) = [r for r in paper_rows() if r.kind == "measured" and r.method.split()[0].lower() == name]
-    assert [float(row.figures[key]) for key in SCORE_NAMES] == list(PUBLISHED[name])
+    (row,) = [r for r in paper_rows() if r.origin == "measured" and r.method.split()[0].lower() == name]
+    assert [float(row.metrics[key]) for key in SCORE_NAMES] == list(PUBLISHED[name])
 
 
 def spot() -> np.ndarray:
@@ -203,13 +203,13 @@ def test_ctrl_c_ends_the_workers_without_a_word_of_theirs(tmp_path: Path) -> Non
 
 def test_predict_gives_each_picture_its_own_size(samples: list[Sample]) -> None:
     torch.manual_seed(0)
-    face = Face(build_model("minet").eval(), model_spec("minet").preprocessing, (64, 64))
+    module = EngineModule(build_model("minet").eval(), model_spec("minet").preprocessing, (64, 64))
     large = Sample("large", resize_image(samples[0].image, (90, 50)), resize_image(samples[0].mask, (90, 50)))
-    maps = list(predict(face, [*samples, large], batch_size=4))
+    maps = list(predict(module, [*samples, large], batch_size=4))
     assert [m.shape for m in maps] == [s.mask.shape for s in [*samples, large]]
     assert all(m.dtype == np.uint8 for m in maps)
     # In one batch or alone, a picture has one answer; rounding may tip over by one level.
-    alone = next(iter(predict(face, samples[3:4], batch_size=1)))
+    alone = next(iter(predict(module, samples[3:4], batch_size=1)))
     assert np.abs(alone.astype(int) - maps[3]).max() <= 1
 
 

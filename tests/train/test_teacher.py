@@ -20,7 +20,7 @@ from sdi.train.models import build_model
 from sdi.train.preprocess import Normalise
 from sdi.train.recipe import Recipe
 from sdi.train.teacher import Teachers
-from sdi.train.trainer import Trainer
+from sdi.train.trainer import Setup, Trainer
 from support import lively_checkpoint
 
 Run = Callable[..., tuple[int, str, str]]
@@ -63,10 +63,10 @@ def test_a_student_of_the_teacher_alone_learns_what_the_masks_do_not_say(tmp_pat
         run = tmp_path / str(len(bright))
         run.mkdir()
         fabric = open_fabric("cpu", precision="32")
-        trainer = Trainer("minet", build_model("minet"), recipe, empty, [], run, fabric=fabric, teachers=teachers)
+        trainer = Trainer("minet", build_model("minet"), recipe, empty, [], run, Setup(fabric, teachers=teachers))
         assert trainer.fit()
         with torch.inference_mode():
-            bright.append(float(trainer.network.eval()(trainer.face.normalise(frames))["s1"].mean()))
+            bright.append(float(trainer.network.eval()(trainer.engine_module.normalise(frames))["s1"].mean()))
     assert bright[0] < 0.1
     assert bright[1] == pytest.approx(taught, abs=0.1)
     assert load_checkpoint(run / "best.pt").training["teachers"] == list(Teachers([file]).files.values())
