@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -78,6 +79,7 @@ class SimulatedGpu:
         self.copied = 0
         self.misuse: list[str] = []
         self.fault: _Fault | None = None
+        self.silent = False  # TensorRT gives no reason
         self.interrupt_in: str | None = None  # Ctrl-C arrives as this call returns
         self.blocks: list[_Block] = []
         self.streams: dict[int, _Stream] = {}
@@ -587,6 +589,7 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
         capturable: what RTX answers when asked whether its work can be recorded.
     """
     trt: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
+    trt.__spec__ = ModuleSpec(trt.__name__, None)
     trt.__version__ = version
     numbers = tuple(int(part) for part in version.split("."))
     trt.float32, trt.uint8 = "DataType.FLOAT", "DataType.UINT8"
@@ -610,7 +613,7 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
 
         def _enter(self, name: str) -> bool:
             done = gpu.enter(f"{type(self).__name__}.{name}")
-            if not done:
+            if not done and not gpu.silent:
                 self._logger.log(ILogger.ERROR, f"{name} was made to fail")
             return done
 

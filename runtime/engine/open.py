@@ -24,6 +24,7 @@ def open_engine(
     tile: Literal["auto"] | int | tuple[int, int] | None = "auto",
     overlap: int | None = None,
     mm_per_pixel: float | None = None,
+    zero_copy: bool | None = None,
 ) -> Engine:
     """Load an engine; what the file is, not its name, picks the backend.
 
@@ -40,19 +41,22 @@ def open_engine(
         overlap: pixels that neighbouring windows share at least; None is a quarter of a window.
         mm_per_pixel: scale of the frames; windows of "auto" follow it where the manifest knows that of the training
             pictures.
+        zero_copy: of a plan: let the GPU work in the host's memory instead of copying frames and maps. None: where both
+            share their memory, as on a Jetson.
     Raises:
         InputError: no such file, a folder, empty, truncated, damaged, no engine, or one that breaks the I/O contract;
             or windows that it cannot take.
         DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
-    return open_tiled(
-        path, device, threads, Tiling((tile, tile) if isinstance(tile, int) else tile, overlap, mm_per_pixel)
-    )
+    tiling = Tiling((tile, tile) if isinstance(tile, int) else tile, overlap, mm_per_pixel)
+    return open_tiled(path, device, threads, tiling, zero_copy)
 
 
-def open_tiled(path: Path | str, device: str, threads: int | None, tiling: Tiling) -> Engine:
+def open_tiled(
+    path: Path | str, device: str, threads: int | None, tiling: Tiling, zero_copy: bool | None = None
+) -> Engine:
     """As `open_engine`, with what a command's options say of windows."""
-    engine = _open(find_engine(path), device, threads)
+    engine = _open(find_engine(path), device, threads, zero_copy)
     try:
         engine.tiler = Tiler(engine, tiling)
     except BaseException:
@@ -61,7 +65,7 @@ def open_tiled(path: Path | str, device: str, threads: int | None, tiling: Tilin
     return engine
 
 
-def _open(path: Path, device: str, threads: int | None) -> Engine:
+def _open(path: Path, device: str, threads: int | None, zero_copy: bool | None) -> Engine:
     head = _head(path)
     header = PlanHeader.of(head)
     if header is not None:
@@ -69,7 +73,7 @@ def _open(path: Path, device: str, threads: int | None) -> Engine:
         verify_plan(path, header, manifest)
         from sdi.runtime.engine.tensorrt import TensorRTEngine
 
-        return TensorRTEngine(path, manifest, header, device)
+        return TensorRTEngine(path, manifest, header, device, zero_copy)
     if head.startswith(b"PK\x03\x04"):
         raise InputError(
             f"{path} is a PyTorch file, not an engine; export it first: sdi-export --model NAME --checkpoint {path}"
