@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 
 from benchmarks.report import circumstances, load_average, machine, markdown, rewritten
 from benchmarks.timing import hold_cores
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.files import write_text
+from sdi.runtime.common.progress import Progress
 
 if TYPE_CHECKING:
     from benchmarks.rows import Table
@@ -76,16 +78,21 @@ def _run(names: list[str], cores: int) -> list[Table]:
     tables = []
     with (
         tempfile.TemporaryDirectory(prefix="sdi-bench-") as folder,
-        Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress,
+        Bar(*columns, console=log, transient=True, disable=not log.is_terminal) as bar,
     ):
-        task = progress.add_task("starting", total=None)
+        task = bar.add_task("starting", total=None)
 
-        def say(text: str) -> None:
-            progress.update(task, description=text, total=None, completed=0)
-            if not log.is_terminal:
-                log.print(text)
+        class BarProgress(Progress):
+            """Log lines become the bar's description."""
 
-        bench = Workbench(Path(folder), cores, say, lambda n, total: progress.update(task, completed=n, total=total))
+            def log(self, text: str) -> None:
+                bar.update(task, description=text, total=None, completed=0)
+                if not log.is_terminal:
+                    log.print(text)
+
+        bench = Workbench(
+            Path(folder), cores, BarProgress(), lambda n, total: bar.update(task, completed=n, total=total)
+        )
         for name in names:
             tables.append(importlib.import_module(f"benchmarks.{name}").run(bench))
     return tables

@@ -31,7 +31,7 @@ def run(bench: Workbench) -> Table:
     paths = bench.strips(_PICTURES)
     engine_path = bench.engine("fp32")
     with open_engine(engine_path, "cpu", bench.cores) as engine:
-        bench.say("timing the loop over a folder")
+        bench.progress.log("timing the loop over a folder")
         warm_up = paths[: _PICTURES // 10]
         with tempfile.TemporaryDirectory(dir=bench.folder) as folder:
             _bare_loop(engine, warm_up, Path(folder))

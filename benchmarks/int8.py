@@ -23,10 +23,11 @@ from benchmarks.workbench import Workbench
 from sdi.calibration.picture_set import SET_FILE, CalibrationSet
 from sdi.calibration.selection import choose_calibration_set, find_held_out
 from sdi.export.accuracy import Validation
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.onnx_model import FrameShape, onnx_from_module
+from sdi.export.runners import InputSpec
+from sdi.export.traced_model import TracedModel
 from sdi.runtime.common.errors import InputError
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import find_pairs, load_samples
@@ -46,7 +47,7 @@ def run(bench: Workbench) -> Table:
     if not (data / "test.txt").is_file():
         raise InputError("the int8 benchmark needs SD-saliency-900: set SDI_DATA to its folder")
     images = data / "Source Images"
-    bench.say("choosing calibration pictures")
+    bench.progress.log("choosing calibration pictures")
     pictures = choose_calibration_set(images, _CALIBRATED_ON, held_out=find_held_out(images, None))
     calibration = bench.folder / "calibration"
     calibration.mkdir()
@@ -99,8 +100,8 @@ class _Subject:
         module = EngineModule(
             deploy_form(load_network(self.checkpoint)), self.checkpoint.preprocessing, self.checkpoint.input_hw
         )
-        self.feed = Feed(self.checkpoint.input_hw)
-        self.bench.say(f"tracing {self.name}")
+        self.spec = InputSpec(self.checkpoint.input_hw)
+        self.bench.progress.log(f"tracing {self.name}")
         model = onnx_from_module(module, FrameShape(*self.checkpoint.input_hw))
         exact = self._scores(model)
         rows = [
@@ -125,16 +126,9 @@ class _Subject:
         return made, len(record.kept)
 
     def _quantised(self, model: onnx.ModelProto, options: Int8Options) -> Any:
-        return int8_model(
-            model,
-            options,
-            name=self.name.replace(" ", "-"),
-            preprocessing=self.checkpoint.preprocessing.to_dict(),
-            weights=self.name,
-            feed=self.feed,
-            float32={},
-            say=self.bench.say,
-        )
+        name, preprocessing = self.name.replace(" ", "-"), self.checkpoint.preprocessing.to_dict()
+        traced = TracedModel(model, name, preprocessing, self.name, self.spec)
+        return int8_model(traced, options, progress=self.bench.progress)
 
     def _default_recipe(self, model: onnx.ModelProto) -> onnx.ModelProto:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -145,7 +139,7 @@ class _Subject:
             quantize_static(
                 source,
                 made,
-                _Reader(self.feed.frame(self.pictures.read(picture))[None] for picture in self.pictures.pictures),
+                _Reader(self.spec.frame(self.pictures.read(picture))[None] for picture in self.pictures.pictures),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv"],
                 weight_type=QuantType.QInt8,
@@ -156,7 +150,7 @@ class _Subject:
 
     def _scores(self, model: onnx.ModelProto) -> tuple[float, float]:
         """S and MAE on the test pictures, times 1000."""
-        maps = self.test.maps(self.feed.runner(model), self.feed)
+        maps = self.test.maps(self.spec.runner(model), self.spec)
         mae = py_sod_metrics.MAE()
         for saliency, mask in zip(maps, self.test.masks or (), strict=True):
             mae.step(pred=saliency, gt=mask)
@@ -170,11 +164,13 @@ class _Subject:
         s_at_most: float | None = None,
         mae_at_most: float | None = None,
     ) -> list[Row]:
-        self.bench.say(f"scoring {self.name}, {what}")
+        self.bench.progress.log(f"scoring {self.name}, {what}")
         s, mae = self._scores(model)
         lost = Row(f"{self.name}, {what}: S lost", "x 0.001", [exact[0] - s], at_most=s_at_most)
         more = Row(f"{self.name}, {what}: MAE gained", "x 0.001", [mae - exact[1]], at_most=mae_at_most)
-        self.bench.say(f"{self.name}, {what}: S loses {exact[0] - s:.2f}, MAE gains {mae - exact[1]:.2f} thousandths")
+        self.bench.progress.log(
+            f"{self.name}, {what}: S loses {exact[0] - s:.2f}, MAE gains {mae - exact[1]:.2f} thousandths"
+        )
         return [lost, more]
 
 

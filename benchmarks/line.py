@@ -79,7 +79,7 @@ def run(bench: Workbench) -> Table:
             ages.append(_age_over_bound(small, pictures[0]))
             return ages[-1]
 
-        bench.say("timing the loop beside the bare engine")
+        bench.progress.log("timing the loop beside the bare engine")
         for candidate in passes.values():  # warms up
             candidate()
             candidate.cpu.clear()

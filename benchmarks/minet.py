@@ -30,7 +30,7 @@ def run(bench: Workbench) -> Table:
     assert isinstance(network, MINet)
     frame, _ = bench.picture(0, _HW)
     tensor = torch.from_numpy(frame)[None]
-    bench.say("checking that the forms agree")
+    bench.progress.log("checking that the forms agree")
     forms = {"paper": paper_form(network), "folded": deploy_form(network)}
     preprocessing = bench.checkpoint.preprocessing
     ours = _answer(EngineModule(network, preprocessing, _HW, raw=True), tensor)
@@ -43,7 +43,7 @@ def run(bench: Workbench) -> Table:
         open_engine(bench.engine("fp32", _HW), "cpu", bench.cores) as fp32,
         open_engine(bench.engine("fp16", _HW), "cpu", bench.cores) as fp16,
     ):
-        bench.say("timing MINet")
+        bench.progress.log("timing MINet")
         seconds = interleaved(
             {
                 "paper": repeated(lambda: _answer(paper, tensor)),

@@ -26,7 +26,7 @@ def run(bench: Workbench) -> Table:
         "help": process([run_it, "--help"], bench.folder),
         "first": _first_line([*demo, "--threads", str(bench.cores)], bench),
     }
-    bench.say("timing start-up")
+    bench.progress.log("timing start-up")
     for candidate in candidates.values():  # fills the disk cache and writes the byte code
         candidate()
     seconds = interleaved(candidates, bench.rounds(_ROUNDS))

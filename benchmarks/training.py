@@ -23,7 +23,7 @@ _ROUNDS = 9
 def run(bench: Workbench) -> Table:
     """Images a second of whole steps: preprocessing, forward, loss, backward, optimiser."""
     torch.set_num_threads(bench.cores)
-    bench.say("timing training")
+    bench.progress.log("timing training")
     seconds = interleaved(
         {
             "default": repeated(_step(bench, torch.contiguous_format)),

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.progress import Progress
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 
 if TYPE_CHECKING:
@@ -28,16 +29,14 @@ class Workbench:
     Args:
         folder: exists, and is removed by the caller.
         cores: threads that every candidate gets.
-        say: hears what is being done.
+        progress: logs what is being done.
         advance: called after every round with (round, rounds).
     """
 
-    def __init__(
-        self, folder: Path, cores: int, say: Callable[[str], None], advance: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, folder: Path, cores: int, progress: Progress, advance: Callable[[int, int], None]) -> None:
         self.folder = folder
         self.cores = cores
-        self.say = say
+        self.progress = progress
         self._advance = advance
         self._engines: dict[tuple[str, tuple[int, int]], Path] = {}
 
@@ -61,16 +60,16 @@ class Workbench:
 
     def engine(self, precision: str, input_hw: tuple[int, int] | None = None) -> Path:
         """The checkpoint as an ONNX engine whose network runs at `input_hw`; by default at its own size."""
-        from sdi.export.exporter import ExportRequest, export_onnx
+        from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
 
         checkpoint = self.checkpoint
         key = (precision, input_hw or checkpoint.input_hw)
         if key not in self._engines:
-            self.say(f"exporting minet {precision} {key[1][0]}x{key[1][1]}")
+            self.progress.log(f"exporting minet {precision} {key[1][0]}x{key[1][1]}")
             sized = dataclasses.replace(checkpoint, input_hw=key[1])
             request = ExportRequest(precision)  # type: ignore[arg-type]
             folder = self.folder / f"{precision}-{key[1][0]}x{key[1][1]}"
-            self._engines[key] = export_onnx(sized, request, folder, checkpoint_sha256=None).path
+            self._engines[key] = export_onnx(ExportSource(sized, None), request, folder).path
         return self._engines[key]
 
     def strips(self, count: int) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 __all__ = ["Appearance", "appearance_of", "descriptors", "near_copies"]
 
 _SIDE = 16
-_RANDOM = 0.4  # steel's least is .88 (SD-saliency-900), that of independent pixels 0 +- 1 / side
+_RANDOM = 0.4  # steel's minimum is .88 (SD-saliency-900); independent pixels have 0 +- 1 / side
 _COARSE = 4  # pixels a side: their means keep a surface, and a quarter of a sensor's noise
 # Pairs of different pictures of SD-saliency-900 reach a correlation of .990, or differ by 2.0 levels; never both.
 _SAME_CORRELATION = 0.995
@@ -29,7 +29,7 @@ class Appearance:
 
     @property
     def is_random(self) -> bool:
-        """Whether neighbours tell nothing of each other: noise, never a photograph.
+        """Whether neighbouring pixels do not correlate: noise, never a photograph.
 
         Pixels of clean steel under a noisy sensor may correlate as little; what 4x4 of them have in common does.
         """
@@ -65,7 +65,7 @@ def _neighbours_correlation(gray: np.ndarray) -> float:
 
 
 def descriptors(appearances: list[Appearance]) -> np.ndarray:
-    """(N, D) float64: distances between rows say how differently two pictures look.
+    """(N, D) float64: distances between rows measure how different two pictures look.
 
     Mean, contrast, gradient and the thumbnail's layout weigh alike, each in units of its spread over the pictures.
     """

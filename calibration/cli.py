@@ -12,32 +12,36 @@ import typer
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.runtime.common.files import ensure_folder
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.calibration.picture_set import CalibrationSet
 
 __all__ = ["main"]
 
+_COUNT = 128  # pictures
+
 
 def calibrate_command(
     images: Annotated[Path, typer.Option(help="Folder of real pictures of the line.")],
     names: Annotated[
         Path | None,
-        typer.Option(help="Text file of stems, one a line: choose among these alone, e.g. the training split."),
+        typer.Option(help="Text file of stems, one a line. Only these are candidates, e.g. the training split."),
     ] = None,
     test: Annotated[
         Path | None,
         typer.Option(
-            help="Split file or folder of test pictures, which are never chosen, under whatever name. Default: "
-            "test.txt in the folder of --images or beside it, or a folder test-images beside it."
+            help="Split file or folder of test pictures: they are never chosen, even under another name. Default: "
+            "test.txt in --images or beside it, or a folder test-images beside it."
         ),
     ] = None,
-    size: Annotated[int, typer.Option(min=1, help="Pictures to choose.")] = 128,
-    seed: Annotated[int, typer.Option(help="Chooses the picture that each class starts from.")] = 0,
+    count: Annotated[int | None, typer.Option(min=1, help=f"Pictures to choose. Default: {_COUNT}.")] = None,
+    size: Annotated[int | None, typer.Option(min=1, hidden=True)] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the first picture of each class.")] = 0,
     engine: Annotated[
         Path | None,
         typer.Option(
-            help="An engine of the network that this is for, a file or a name of sdi-run --list: the fingerprint then "
+            help="An engine of the network to calibrate: a file, or a name from sdi-run --list. The fingerprint then "
             "covers its preprocessing and weights too."
         ),
     ] = None,
@@ -47,16 +51,16 @@ def calibrate_command(
 ) -> None:
     """Choose the pictures that INT8 ranges will be measured on.
 
-    The same share of every defect class (the file name before its last '_'), and within it pictures as different as
-    can be in brightness, contrast, texture and layout. Copies, near copies and test pictures are left out by name;
-    corrupt, constant and random pictures are refused. Writes their hashes and one fingerprint; sdi-export --int8
-    keeps the ranges it measures in the same folder.
+    Every defect class (the file name before its last '_') gives the same share, and within a class the pictures differ
+    as much as possible in brightness, contrast, texture and layout. Copies, near copies and test pictures are left out
+    and listed; corrupt, constant and random pictures are refused. The command writes the hashes of the pictures and one
+    fingerprint. sdi-export --int8 keeps the ranges that it measures in the same folder.
 
     Examples:
 
       sdi-calibrate --images "SD-saliency-900/Source Images" -o calib
 
-      sdi-calibrate --images line-7 --names chosen.txt --size 64 --engine minet-fp32.onnx -o calib-7
+      sdi-calibrate --images line-7 --names chosen.txt --count 64 --engine minet-fp32.onnx -o calib-7
     """
     from sdi.calibration.picture_set import SET_FILE, is_calibration_set
     from sdi.calibration.selection import FEW, choose_calibration_set, find_held_out
@@ -69,10 +73,11 @@ def calibrate_command(
             raise InputError(f"{path} exists; choose another -o or pass --overwrite")
         if not is_calibration_set(path):
             raise InputError(f"{path} is not a calibration set of sdi and is left alone; choose another -o")
+    count = renamed_option("--count", count, "--size", size) or _COUNT
     network = _network(engine)
     chosen = choose_calibration_set(
         images,
-        size,
+        count,
         read_split(names) if names else None,
         held_out=find_held_out(images, test),
         seed=seed,
@@ -81,8 +86,8 @@ def calibrate_command(
     chosen = replace(chosen, **network)
     ensure_folder(output)
     chosen.write(path)
-    if size < FEW:
-        warn(f"{size} pictures are few: INT8 ranges then follow single ones; 100 and more are usual")
+    if count < FEW:
+        warn(f"{count} pictures are few: INT8 ranges then follow single ones; 100 and more are usual")
     _report(chosen, path, json)
 
 

@@ -45,7 +45,7 @@ class CalibrationSet:
 
     @property
     def picture_fingerprint(self) -> str:
-        """One SHA-256 over the pictures' contents; names and places do not matter."""
+        """One SHA-256 over the pictures' contents; names and folders do not matter."""
         return hashlib.sha256("".join(sorted(p.sha256 for p in self.pictures)).encode()).hexdigest()
 
     @property

@@ -16,15 +16,16 @@ import numpy as np
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.files import write_text
+from sdi.runtime.common.int8_limit import least_error_limit
+from sdi.runtime.common.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["RANGE_METHODS", "RangeMethod", "RangeSource", "cached_ranges", "least_error_limit", "measure_ranges"]
+__all__ = ["RANGE_METHODS", "RangeMethod", "RangeSource", "cached_ranges", "histogram_limit", "measure_ranges"]
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
 RANGE_METHODS: tuple[str, ...] = get_args(RangeMethod)
-_LEVELS = 127  # of int8 on each side of zero
 _ENTROPY_BINS = 512
 _FORMAT = "sdi-ranges"
 
@@ -35,54 +36,48 @@ def measure_ranges(
     method: RangeMethod = "minmax",
     tensors: Iterable[str] | None = None,
 ) -> dict[str, float]:
-    """The absolute value up to which each tensor is worth representing.
+    """Measure the limit of each tensor: the absolute value up to which INT8 represents it.
 
-    `minmax` is the greatest; `percentile` (99.999 % of the absolute values) and `entropy` are ONNX Runtime's; `mse` is
-    the limit that makes the squared error of eight bits least (`least_error_limit`), over ONNX Runtime's histograms.
+    `minmax` is the maximum; `percentile` (99.999 % of the absolute values) and `entropy` are ONNX Runtime's; `mse` is
+    the limit with the smallest squared error of eight bits (`least_error_limit`), over ONNX Runtime's histograms.
 
     Args:
         model: float32, with types in its value_info.
         frames: as the model wants them, each a call; gone through twice but for `minmax`.
         tensors: which; None takes every float tensor.
     Raises:
-        InputError: no frame, or a tensor that is no number somewhere.
+        InputError: no frame, or a tensor with values that are not finite.
     """
-    limits = _greatest_values(model, frames, tensors)
+    limits = _maximum_values(model, frames, tensors)
     if wrong := [name for name, limit in limits.items() if not np.isfinite(limit)]:
-        raise InputError(f"tensor '{wrong[0]}' is no number in float32; the weights are broken, train them again")
+        raise InputError(
+            f"tensor '{wrong[0]}' holds values that are not finite in float32; the weights are broken, train them again"
+        )
     if method != "minmax":
         found = _histogram_limits(model, frames, method, limits)
-        # Where nearly all is zero, a histogram's limit may be zero too: then the greatest value is.
+        # Where nearly all is zero, a histogram's limit may be zero too: then the maximum is taken.
         limits = {name: found.get(name) or limit for name, limit in limits.items()}
     return dict(sorted(limits.items()))
 
 
-def least_error_limit(counts: np.ndarray, edges: np.ndarray, candidates: int = 200) -> float:
-    """The limit t that makes sum(counts * (x - q(x))^2) least, q being symmetric int8 with step t / 127.
+def histogram_limit(counts: np.ndarray, edges: np.ndarray) -> float:
+    """`least_error_limit` of values that are known by their histogram; a bin counts at its middle.
 
     Args:
         counts: (B,) histogram of absolute values.
         edges: (B + 1,) of its bins.
-        candidates: limits tried, evenly from a hundredth of the greatest value up to it.
     """
     filled = np.flatnonzero(counts)
     if not len(filled):
         return 0.0
-    greatest = float(edges[filled[-1] + 1])
-    values = ((edges[:-1] + edges[1:]) / 2)[filled].astype(np.float64)
-    weights = counts[filled].astype(np.float64)
-    tried = np.linspace(greatest / 100, greatest, candidates)
-    errors = []
-    for limit in tried:
-        step = limit / _LEVELS
-        errors.append(weights @ (values - np.minimum(np.rint(values / step), _LEVELS) * step) ** 2)
-    return float(tried[int(np.argmin(errors))])
+    middles = ((edges[:-1] + edges[1:]) / 2)[filled].astype(np.float64)
+    return least_error_limit(middles, counts[filled].astype(np.float64), maximum=float(edges[filled[-1] + 1]))
 
 
-def _greatest_values(
+def _maximum_values(
     model: onnx.ModelProto, frames: Iterable[np.ndarray], tensors: Iterable[str] | None
 ) -> dict[str, float]:
-    """The greatest absolute value of each tensor.
+    """The maximum absolute value of each tensor.
 
     ONNX Runtime's own MinMaxCalibrater holds several copies of the model, too many of one that has 760 MB.
     """
@@ -128,17 +123,17 @@ def _greatest_values(
             del graph.output[:]
             graph.output.extend(outputs)
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    greatest: np.ndarray | None = None
+    maximum: np.ndarray | None = None
     for frame in frames:
         found = np.abs(np.array(session.run(None, {"frame": frame}), np.float64)).reshape(len(names), 2).max(axis=1)
-        greatest = found if greatest is None else np.maximum(greatest, found)
-    if greatest is None:
+        maximum = found if maximum is None else np.maximum(maximum, found)
+    if maximum is None:
         raise InputError("ranges need at least one picture")
-    return dict(zip(names, greatest.tolist(), strict=True))
+    return dict(zip(names, maximum.tolist(), strict=True))
 
 
 def _histogram_limits(
-    model: onnx.ModelProto, frames: Iterable[np.ndarray], method: RangeMethod, greatest: dict[str, float]
+    model: onnx.ModelProto, frames: Iterable[np.ndarray], method: RangeMethod, maximum: dict[str, float]
 ) -> dict[str, float]:
     """Limits that are found in histograms of the values."""
     import onnx
@@ -146,38 +141,38 @@ def _histogram_limits(
 
     kind = calibrate.EntropyCalibrater if method == "entropy" else calibrate.PercentileCalibrater
     # As many bins as ONNX Runtime's search through them allows in a second a tensor.
-    options = {"num_bins": _ENTROPY_BINS} if method == "entropy" else {}
+    options: dict[str, Any] = {"num_bins": _ENTROPY_BINS} if method == "entropy" else {}
     # ONNX Runtime's tools print what they do, and write files where they are told.
     with tempfile.TemporaryDirectory(prefix="sdi-ranges-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
         with contextlib.redirect_stdout(io.StringIO()):
             scratch = str(Path(folder) / "augmented.onnx")
-            calibrator = kind(str(path), augmented_model_path=scratch, symmetric=True, **options)
+            calibrator: Any = kind(str(path), augmented_model_path=scratch, symmetric=True, **options)
             _, infos = calibrator.select_tensors_to_calibrate(calibrator.model)
-            calibrator.select_tensors_to_calibrate = lambda model: (set(greatest), infos)
+            calibrator.select_tensors_to_calibrate = lambda model: (set(maximum), infos)
             calibrator.augment_graph()
             calibrator.create_inference_session()
-        _fix_bins(calibrator, greatest, calibrate.HistogramCollector)
+        _fix_bins(calibrator, maximum, calibrate.HistogramCollector)
         for frame in frames:
             with contextlib.redirect_stdout(io.StringIO()):
                 calibrator.collect_data(_Reader(frame))  # one by one: it keeps all outputs of a call
     if method == "mse":
         histograms = calibrator.collector.get_histogram_dict()
-        return {name: least_error_limit(h[0], h[1]) for name, h in histograms.items()}
+        return {name: histogram_limit(h[0], h[1]) for name, h in histograms.items()}
     with contextlib.redirect_stdout(io.StringIO()):
         data = calibrator.compute_data()
     return {name: float(np.abs(value.range_value).max()) for name, value in data.items()}
 
 
 def _fix_bins(calibrator: Any, limits: dict[str, float], collector: Any) -> None:
-    """Start the histograms from the greatest values, so that bins neither grow nor depend on the first picture."""
+    """Start the histograms from the maximum values, so that bins neither grow nor depend on the first picture."""
     options = {name: getattr(calibrator, name) for name in ("method", "symmetric", "num_bins", "num_quantized_bins")}
     calibrator.collector = collector(**options, percentile=calibrator.percentile, scenario=calibrator.scenario)
     bins = calibrator.num_bins
     for name, limit in limits.items():
         peak = np.float32(limit or 1.0)
-        ends = (-peak, peak)  # least and greatest value seen
+        ends = (-peak, peak)  # minimum and maximum value seen
         edges = np.linspace(0 if calibrator.method == "percentile" else -peak, peak, bins + 1, dtype=np.float32)
         threshold = () if calibrator.method == "percentile" else (peak,)
         calibrator.collector.histogram_dict[name] = (np.zeros(bins, np.int64), edges, *ends, *threshold)
@@ -214,12 +209,11 @@ class RangeSource:
 
 
 def cached_ranges(
-    path: Path, source: RangeSource, measure: Callable[[], dict[str, float]], say: Callable[[str], None]
+    path: Path, source: RangeSource, measure: Callable[[], dict[str, float]], progress: Progress = SILENT
 ) -> dict[str, float]:
     """Ranges from the cache at `path` when they are of this very source, else measured and cached there.
 
-    Args:
-        say: hears whether the cache was used, and if not, why.
+    Logs whether the cache was used, and if not, why.
     """
     why = "none are cached"
     try:
@@ -227,17 +221,17 @@ def cached_ranges(
         if value["format"] != _FORMAT or not all(isinstance(v, float) for v in value["ranges"].values()):
             raise ValueError
         if value["fingerprint"] == source.fingerprint:
-            say(f"ranges from {path}, measured on the same pictures, weights and graph")
+            progress.log(f"ranges from {path}, measured on the same pictures, weights and graph")
             return value["ranges"]
         changed = source.changed_since(value["source"])
-        # The graph holds weights and preprocessing, so alone it tells of another input size or exporter.
+        # The graph holds weights and preprocessing, so what alone changes it is the input size or the exporter.
         named = [name for name in changed if name != "graph"] or ["graph (input size, or version of the exporter)"]
         why = f"those in {path.name} are stale: changed since are the {' and the '.join(named)}"
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         why = f"{path.name} is damaged"
-    say(f"measuring ranges: {why}")
+    progress.log(f"measuring ranges: {why}")
     ranges = measure()
     value = {
         "format": _FORMAT,
@@ -248,5 +242,5 @@ def cached_ranges(
     try:
         write_text(path, json.dumps(value, indent=1) + "\n")
     except InputError as error:
-        say(f"the ranges are not cached: {error}")
+        progress.log(f"the ranges are not cached: {error}")
     return ranges

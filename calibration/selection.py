@@ -47,8 +47,8 @@ def find_held_out(images: Path, test: Path | None) -> HeldOut:
     """
     if test is None:
         parent = images.resolve().parent
-        places = (images / "test.txt", parent / "test.txt", parent / "test-images")
-        test = next((path for path in places if path.exists() and path.resolve() != images.resolve()), None)
+        candidates = (images / "test.txt", parent / "test.txt", parent / "test-images")
+        test = next((path for path in candidates if path.exists() and path.resolve() != images.resolve()), None)
         if test is None:
             return HeldOut()
     if test.is_dir():
@@ -59,21 +59,21 @@ def find_held_out(images: Path, test: Path | None) -> HeldOut:
 
 def choose_calibration_set(
     folder: Path,
-    size: int,
+    count: int,
     names: Collection[str] | None = None,
     *,
     held_out: HeldOut = HeldOut(),
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> CalibrationSet:
-    """Pick `size` pictures of a folder: the same share of every class, and within it as different as can be.
+    """Pick `count` pictures of a folder: the same share of every class, and within it as different as can be.
 
     Left out, by name: copies and near copies of another picture, and test pictures under whatever name.
 
     Args:
         names: take only pictures with these stems, e.g. those of the training split.
         held_out: pictures to stay away from.
-        seed: chooses the picture that each class starts from.
+        seed: chooses the first picture of each class.
         progress: shows how many pictures are read.
     Raises:
         InputError: pictures that cannot be read, are of one gray level or are noise (named), test pictures asked
@@ -90,15 +90,15 @@ def choose_calibration_set(
     if outside:
         left_out.insert(0, f"{outside} pictures of the test split")
     missing = sorted(classes - {defect_class(c.path.stem) for c in candidates})
-    if missing and size >= len(classes):
+    if missing and count >= len(classes):
         raise InputError(
             f"no picture of class {', '.join(missing)} is left to choose from, though {folder} or the test split has "
             "that class: INT8 ranges would not cover it; widen --names, or add pictures"
         )
-    if len(candidates) < size:
+    if len(candidates) < count:
         raise InputError(
-            f"{folder} holds {len(candidates)} different pictures to choose from, {size} are asked for; add real "
-            f"pictures of the line or pass --size {len(candidates)}"
+            f"{folder} holds {len(candidates)} different pictures to choose from, {count} are asked for; add real "
+            f"pictures of the line or pass --count {len(candidates)}"
         )
     chosen = [
         CalibrationPicture(
@@ -108,7 +108,7 @@ def choose_calibration_set(
             round(candidate.looks.mean, 3),
             round(candidate.looks.contrast, 3),
         )
-        for candidate in _spread(candidates, size, seed)
+        for candidate in _spread(candidates, count, seed)
     ]
     return CalibrationSet(
         str(folder.resolve()), seed, tuple(sorted(chosen, key=lambda picture: picture.file)), tuple(left_out)
@@ -177,13 +177,13 @@ def _without_copies(candidates: list[_Candidate], test: list[_Candidate]) -> tup
     return [c for i, c in enumerate(candidates) if i not in reasons], [reasons[i] for i in sorted(reasons)]
 
 
-def _spread(candidates: list[_Candidate], size: int, seed: int) -> list[_Candidate]:
+def _spread(candidates: list[_Candidate], count: int, seed: int) -> list[_Candidate]:
     """Each class gives its share; within it, every next picture is the one least like those already taken."""
     rows = descriptors([candidate.looks for candidate in candidates])
     members: dict[str, list[int]] = {}
     for i, candidate in enumerate(candidates):
         members.setdefault(defect_class(candidate.path.stem), []).append(i)
-    shares = fair_shares({name: len(indices) for name, indices in members.items()}, size)
+    shares = fair_shares({name: len(indices) for name, indices in members.items()}, count)
     rng = np.random.default_rng(seed)
     chosen: list[_Candidate] = []
     for name, indices in sorted(members.items()):

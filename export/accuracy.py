@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sdi.export.feed import Feed
-from sdi.export.parity.figures import to_levels
-from sdi.export.parity.runners import Runner
+from sdi.export.parity.metrics import to_levels
+from sdi.export.runners import InputSpec, Runner
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import list_images, read_image, resize_image
 
@@ -40,15 +39,15 @@ class Validation:
         masks = None if self.masks is None else tuple(self.masks[i] for i in taken)
         return Validation(tuple(self.names[i] for i in taken), tuple(self.images[i] for i in taken), masks, self.what)
 
-    def probabilities(self, runner: Runner, feed: Feed) -> Iterator[np.ndarray]:
+    def probabilities(self, runner: Runner, spec: InputSpec) -> Iterator[np.ndarray]:
         """What the model answers, (H, W) float32 at its own size."""
         for image in self.images:
-            yield runner(feed.frame(image)[None])[0]
+            yield runner(spec.frame(image)[None])[0]
 
-    def maps(self, runner: Runner, feed: Feed) -> list[np.ndarray]:
+    def maps(self, runner: Runner, spec: InputSpec) -> list[np.ndarray]:
         """Saliency as the runtime gives it, (H, W) uint8 at each picture's own size."""
         found = []
-        for image, probability in zip(self.images, self.probabilities(runner, feed), strict=True):
+        for image, probability in zip(self.images, self.probabilities(runner, spec), strict=True):
             found.append(resize_image(to_levels(probability), image.shape[:2]))
         return found
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,12 +11,13 @@ from sdi.export.sizes import parse_sizes
 from sdi.export.table import print_exported
 from sdi.runtime.common.console import log, run_app, single_command, warn
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.progress import ConsoleProgress
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.export.engines import BuildOptions, EngineBuilder, Exported
-    from sdi.export.exporter import ExportRequest
+    from sdi.export.exporter import ExportRequest, ExportSource
     from sdi.export.parity.pictures import Pictures
-    from sdi.train.checkpoint import Checkpoint
 
 __all__ = ["main"]
 
@@ -83,7 +83,7 @@ def export_command(
     ranges: Annotated[
         Literal["minmax", "percentile", "entropy", "mse"],
         typer.Option(
-            help="What a tensor's range is: greatest value, 99.999 % of values, least relative entropy, or least "
+            help="What a tensor's range is: maximum, 99.999 % of values, smallest relative entropy, or smallest "
             "squared error.",
             rich_help_panel=_INT8,
         ),
@@ -119,7 +119,7 @@ def export_command(
         str | None,
         typer.Option(
             help="Frame size HxW of the camera, e.g. 1080x1920: resized inside. Default: the network's own. With "
-            "--dynamic: least:best:greatest size of a plan.",
+            "--dynamic: min:opt:max size of a plan.",
             rich_help_panel=_IO,
         ),
     ] = None,
@@ -132,17 +132,15 @@ def export_command(
             rich_help_panel=_IO,
         ),
     ] = False,
-    batch: Annotated[
-        str, typer.Option(help="Frames a call, N or least:best:greatest, e.g. 1:4:8.", rich_help_panel=_IO)
-    ] = "1",
+    batch: Annotated[str, typer.Option(help="Frames a call, N or min:opt:max, e.g. 1:4:8.", rich_help_panel=_IO)] = "1",
     io: Annotated[
-        Literal["uint8", "planar"],
+        Literal["uint8", "planar"] | None,
         typer.Option(
-            help="uint8: frames as OpenCV gives them. planar: float32 [N, 3, H, W] BGR 0..255 in, float32 "
+            help="uint8 (default): frames as OpenCV gives them. planar: float32 [N, 3, H, W] BGR 0..255 in, float32 "
             "[N, 1, H, W] probabilities out, for DeepStream's nvinfer and for --dla.",
             rich_help_panel=_IO,
         ),
-    ] = "uint8",
+    ] = None,
     face: Annotated[Literal["uint8", "planar"] | None, typer.Option(hidden=True, help="Former name of --io.")] = None,
     raw: Annotated[
         bool,
@@ -260,9 +258,7 @@ def export_command(
     if verbose:
         options = options.with_listener(lambda text: log.print(text, style="dim"))
     wanted = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if given]
-    if face is not None:
-        log.print("--face is now --io")
-        io = face
+    io = renamed_option("--io", io, "--face", face) or "uint8"
     if onnx is not None:
         if model or checkpoint or random_weights or frame or dynamic or raw or batch != "1" or io != "uint8":
             raise InputError("--onnx FILE says what the network is; give it with -o, --target, builder options alone")
@@ -278,10 +274,10 @@ def export_command(
             from sdi.export.int8 import Int8Options
             from sdi.export.int8_ranges import trained_places
             from sdi.export.parity.pictures import Pictures
-        source, digest = _checkpoint(model, checkpoint, random_weights)
+        source = _source(model, checkpoint, random_weights, Pictures(images, limit))
         quantising = None
         if int8:
-            trained = trained_places(source)
+            trained = trained_places(source.checkpoint)
             if trained is None and calibration is None:
                 raise InputError(_TOGETHER)
             if trained is not None and calibration is not None:
@@ -306,43 +302,31 @@ def export_command(
             builder.check(options, request.precision, request.planar, request.free_batch)
             log.print(f"{request.precision}: target {builder.name} ({why})")
             builders.append(builder)
-        pictures = Pictures(images, limit)
         work = list(zip(requests, builders, strict=True))
-        done = _from_checkpoint(source, digest, work, options, output or Path(), overwrite, pictures)
+        done = _from_checkpoint(source, work, options, output or Path(), overwrite)
     print_exported(done, json=json)
 
 
 def _from_checkpoint(
-    checkpoint: Checkpoint,
-    digest: str | None,
+    source: ExportSource,
     work: list[tuple[ExportRequest, EngineBuilder]],
     options: BuildOptions,
     folder: Path,
     overwrite: bool,
-    images: Pictures,
 ) -> list[Exported]:
     from sdi.export.exporter import export_engine, export_onnx
 
     done: list[Exported] = []
+    progress = ConsoleProgress()
     for request, builder in work:
-        common: dict[str, Any] = {
-            "checkpoint_sha256": digest,
-            "overwrite": overwrite,
-            "images": images,
-            "say": log.print,
-        }
-        with log.status(f"exporting {request.file_name(checkpoint.model)}"):
-            exported = export_onnx(checkpoint, request, folder, **common, track=_bar)
+        with log.status(f"exporting {request.file_name(source.checkpoint.model)}"):
+            exported = export_onnx(source, request, folder, overwrite=overwrite, progress=progress)
         done.append(exported)
         if builder.suffix != exported.path.suffix:
-            done.append(export_engine(exported, builder, options, checkpoint, request, **common))
+            done.append(
+                export_engine(exported, source, request, builder, options, overwrite=overwrite, progress=progress)
+            )
     return done
-
-
-def _bar(items: Sequence[Any], what: str) -> Iterable[Any]:
-    from rich.progress import track
-
-    return track(items, what, console=log, transient=True, disable=not log.is_terminal)
 
 
 def _from_onnx(
@@ -351,7 +335,7 @@ def _from_onnx(
     from dataclasses import replace
 
     from sdi.export.engines import choose_builder
-    from sdi.export.plan import engine_from_onnx, onnx_manifest
+    from sdi.export.plan import WantedPlan, engine_from_onnx, onnx_manifest
 
     manifest = onnx_manifest(onnx)
     like = replace(manifest, precision=wanted[0]) if len(wanted) == 1 else manifest
@@ -367,14 +351,15 @@ def _from_onnx(
         raise InputError(f"{onnx} is of precision {manifest.precision}, so the plan will be; leave the precision out")
     dynamic = manifest.batch is None or manifest.frame_hw is None
     builder.check(options, like.precision, manifest.face == "planar", dynamic)
-    return [
-        engine_from_onnx(onnx, builder, options, folder or onnx.parent, like=like, overwrite=overwrite, say=log.print)
-    ]
+    folder = folder or onnx.parent
+    progress = ConsoleProgress()
+    plan = WantedPlan(like)
+    return [engine_from_onnx(onnx, builder, options, folder, wanted=plan, overwrite=overwrite, progress=progress)]
 
 
-def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> tuple[Checkpoint, str | None]:
+def _source(model: str | None, path: Path | None, random_weights: bool, pictures: Pictures) -> ExportSource:
     from sdi.export.checkpoint_choice import choose_checkpoint
-    from sdi.export.exporter import random_checkpoint
+    from sdi.export.exporter import ExportSource, random_checkpoint
     from sdi.runtime.common.files import sha256_of
     from sdi.train.checkpoint import load_checkpoint
 
@@ -382,14 +367,14 @@ def _checkpoint(model: str | None, path: Path | None, random_weights: bool) -> t
         if model is None or path is not None:
             raise InputError("--random-weights needs --model and no --checkpoint")
         warn(f"{model} with random weights: for timing alone")
-        return random_checkpoint(model), None
+        return ExportSource(random_checkpoint(model), None, pictures)
     chosen, why = choose_checkpoint(model, path)
     checkpoint = load_checkpoint(chosen, model)
     log.print(f"{checkpoint.model} from {chosen} ({why})")
     done, wanted = checkpoint.training.get("epoch"), checkpoint.training.get("recipe", {}).get("epochs")
     if done is not None and wanted is not None and done < wanted and not checkpoint.metrics:
         warn(f"its training was not finished: {done:.1f} of {wanted} epochs, never scored")
-    return checkpoint, sha256_of(chosen)
+    return ExportSource(checkpoint, sha256_of(chosen), pictures)
 
 
 def main() -> None:

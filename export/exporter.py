@@ -7,8 +7,8 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,33 +18,54 @@ import onnx
 import torch
 
 from sdi.export.engines.base import BuildOptions, EngineBuilder, Exported
-from sdi.export.feed import Feed
-from sdi.export.int8 import Int8Options, Track
+from sdi.export.int8 import Int8Options
 from sdi.export.int8_report import write_int8_report
 from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
-from sdi.export.parity.figures import Parity, to_levels
+from sdi.export.parity.metrics import Parity, to_levels
 from sdi.export.parity.pictures import Pictures
-from sdi.export.parity.runners import Runner, runner_from_module
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.export.plan import engine_from_onnx
-from sdi.export.precision import Lowered, Precision, lowered_model
+from sdi.export.plan import WantedPlan, engine_from_onnx
+from sdi.export.precision import Converted, Precision, converted_model
+from sdi.export.runners import InputSpec, Runner, runner_from_module
+from sdi.export.traced_model import TracedModel
 from sdi.export.work import work_by_precision
 from sdi.runtime.common.errors import GateError, InputError
 from sdi.runtime.common.files import atomic_path, ensure_folder, sha256_of
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.engine.golden import golden_check, golden_frames, golden_record
 from sdi.runtime.engine.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
+from sdi.train.models.blocks import SaliencyNetwork
 from sdi.train.models.deploy import deploy_form
 
-__all__ = ["ExportRequest", "Precision", "export_engine", "export_onnx", "peak_memory_gb", "random_checkpoint"]
+__all__ = [
+    "GOLDEN_TOLERANCES",
+    "ExportRequest",
+    "ExportSource",
+    "Precision",
+    "export_engine",
+    "export_onnx",
+    "golden_answers",
+    "peak_memory_gb",
+    "random_checkpoint",
+]
 
 # Gray levels, of a tile's mean: a thousand pixels average rounding away.
 # A processor that adds in half too, as ARM does, has three times the difference of one that adds in float32.
-_GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 6.0, "int8": 12.0}
-# Sizes that plans of a --dynamic network take unless told otherwise: least, best, greatest.
+GOLDEN_TOLERANCES = {"fp32": 1.0, "fp16": 6.0, "int8": 12.0}
+# Sizes that plans of a --dynamic network take unless told otherwise: min, opt, max.
 _DYNAMIC_FRAMES = ((32, 32), (1080, 1920), (2160, 3840))
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What is exported, and the pictures that the files are compared with PyTorch on."""
+
+    checkpoint: Checkpoint
+    sha256: str | None  # of the checkpoint's file; None marks random weights in the manifest
+    pictures: Pictures = field(default_factory=Pictures)
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class ExportRequest:
     dynamic: bool = False  # batch, height and width of `frame` are free
     raw: bool = False  # float32 probabilities instead of uint8
     planar: bool = False  # float32 [N, 3, H, W] in and [N, 1, H, W] out, for DeepStream's nvinfer and DLA
-    batches: tuple[int, int, int] | None = None  # least, best, greatest of a plan; the ONNX file takes any
+    batches: tuple[int, int, int] | None = None  # min, opt, max of a plan; the ONNX file takes any
     frames: tuple[tuple[int, int], ...] | None = None  # the same for height and width, with `dynamic`
     int8: Int8Options | None = None  # how to quantise, for precision int8
 
@@ -91,11 +112,11 @@ class ExportRequest:
             return None
         batches = self.batches or (1, 1, 1)
         frames = (self.frames or _DYNAMIC_FRAMES) if self.dynamic else (self.frame_hw or network_hw,) * 3
-        least, best, greatest = ((n, *size) for n, size in zip(batches, frames, strict=True))
-        return least, best, greatest
+        low, opt, high = ((n, *size) for n, size in zip(batches, frames, strict=True))
+        return low, opt, high
 
     def float32_form(self, manifest: Manifest) -> ExportRequest:
-        """The request whose file builders take that choose precisions themselves: for INT8, float32 with Q/DQ.
+        """The request of the float32 form, for builders that choose precisions themselves: for INT8, float32 with Q/DQ.
 
         Args:
             manifest: of the file that was exported for this request; its layers are quantised here too.
@@ -104,107 +125,79 @@ class ExportRequest:
             return replace(self, precision="fp32")
         return replace(self, int8=replace(self.int8, rest="fp32", keep=tuple(manifest.quantisation.get("kept", ()))))
 
-    def feed(self, network_hw: tuple[int, int]) -> Feed:
+    def input_spec(self, network_hw: tuple[int, int]) -> InputSpec:
         """How the ONNX file takes frames."""
         frame_hw = None if self.dynamic else self.frame_hw or network_hw
-        return Feed(frame_hw, None if self.free_batch else self.batch, self.planar)
+        return InputSpec(frame_hw, None if self.free_batch else self.batch, self.planar)
 
 
 def export_onnx(
-    checkpoint: Checkpoint,
+    source: ExportSource,
     request: ExportRequest,
     folder: Path,
     *,
-    checkpoint_sha256: str | None,
     overwrite: bool = False,
-    images: Pictures | None = None,
-    say: Callable[[str], None] = lambda text: None,
-    track: Track = lambda items, what: items,
+    progress: Progress = SILENT,
 ) -> Exported:
-    """Write `FOLDER/MODEL-PRECISION.onnx` and then its manifest; nothing of it when the file is not right.
+    """Write `FOLDER/MODEL-PRECISION.onnx` and then its manifest. Nothing is kept of a file that fails a check.
 
     Args:
-        checkpoint_sha256: of the checkpoint file; None marks random weights in the manifest.
         overwrite: replace a file that sdi-export did not make.
-        images: what to compare on; None draws synthetic strip.
-        say: hears what is being done.
-        track: wraps long loops, with words for them.
     Raises:
         InputError: the target is there and is not ours, or cannot be written; see also `int8_model`.
-        GateError: the file answers otherwise than PyTorch, or INT8 loses too much; nothing is kept.
+        GateError: the file's answers differ from PyTorch's, or INT8 loses too much; nothing is kept.
     """
     started = time.monotonic()
+    checkpoint = source.checkpoint
     path = ensure_folder(folder) / request.file_name(checkpoint.model)
     refuse_foreign(path, overwrite)
     network = load_network(checkpoint)
-    deployed = deploy_form(network)
-    network_hw = checkpoint.input_hw
-    frame_hw = request.frame_hw or network_hw
-    shape = FrameShape(*frame_hw, batch=request.batch, dynamic=request.dynamic, free_batch=request.free_batch)
-    resizes = True if request.dynamic else None
-    module = EngineModule(
-        deployed, checkpoint.preprocessing, network_hw, raw=request.raw, resizes=resizes, planar=request.planar
-    )
-    say(f"tracing {checkpoint.model} {request.precision}")
-    model = onnx_from_module(module, shape)
-    del module, deployed
+    frame_hw = request.frame_hw or checkpoint.input_hw
+    reference = runner_from_module(EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True))
+    progress.log(f"tracing {checkpoint.model} {request.precision}")
+    traced = _traced(source, request, network)
     gc.collect()  # tracing leaves a copy of the weights in cycles
-    opset = model.opset_import[0].version
-    say(f"traced in {time.monotonic() - started:.1f} s, {len(model.graph.node)} nodes, opset {opset}")
-    reference = runner_from_module(EngineModule(network, checkpoint.preprocessing, network_hw, raw=True))
-    pictures, feed = images or Pictures(None), request.feed(network_hw)
-    # Eight bits hide what the float32 graph that they come from may get wrong.
-    exact = feed.runner(model) if request.precision == "int8" else None
-    traced = None if exact is None else _levels(exact, frame_hw)
-    del exact
-    lowered = lowered_model(
-        model,
-        request.precision,
-        feed,
-        pictures,
-        int8=request.int8,
-        name=checkpoint.model,
-        preprocessing=checkpoint.preprocessing.to_dict(),
-        weights=checkpoint_sha256,
-        say=say,
-        track=track,
-    )
-    model = lowered.model
+    opset, nodes = traced.model.opset_import[0].version, len(traced.model.graph.node)
+    progress.log(f"traced in {time.monotonic() - started:.1f} s, {nodes} nodes, opset {opset}")
+    pictures, spec = source.pictures, traced.spec
+    float32_answers = None
+    if request.precision == "int8":  # eight bits hide what the float32 graph that they come from may get wrong
+        float32_answers = golden_answers(spec.runner(traced.model), frame_hw)
+    converted = converted_model(traced, request.precision, pictures, request.int8, progress)
+    del traced
     with atomic_path(path) as beside:
-        _save(model, beside, path)
+        _save(converted.model, beside, path)
         onnx.checker.check_model(str(beside), full_check=True)
-        layers = work_by_precision(model)
-        runner = feed.runner(model)
-        lowered = replace(lowered, model=onnx.ModelProto())
-        del model  # a wide network is large, and ONNX Runtime has its own copy now
-        parity = _gate(reference, runner, request, feed, pictures)
-        say("ONNX checker passed; " + _figures(parity))
-        golden = _golden(request, frame_hw, _levels(reference, frame_hw), _levels(runner, frame_hw), traced)
-        manifest = replace(
-            _manifest(beside, lowered, checkpoint, request, golden, parity, frame_hw, checkpoint_sha256),
-            layers=layers,
+        layers = work_by_precision(converted.model)
+        runner = spec.runner(converted.model)
+        # A wide network is large, and ONNX Runtime has its own copy now.
+        converted = replace(converted, model=onnx.ModelProto())
+        parity = _gate(reference, runner, request, spec.frames(pictures))
+        progress.log("ONNX checker passed; " + _metrics_in_words(parity))
+        golden = _golden(
+            request, frame_hw, golden_answers(reference, frame_hw), golden_answers(runner, frame_hw), float32_answers
         )
+        manifest = replace(_manifest(beside, source, request, converted, parity), golden=golden, layers=layers)
         # A manifest of an older file must not lie beside the new one, whatever happens in between.
         manifest_path(path).unlink(missing_ok=True)
     write_manifest(path, manifest)
-    if lowered.quantisation is not None:
-        say(f"report: {write_int8_report(path, lowered.quantisation)}")
+    if converted.quantisation is not None:
+        progress.log(f"report: {write_int8_report(path, converted.quantisation)}")
     seconds = time.monotonic() - started
-    say(f"kept {path.name}: {manifest.bytes / 1e6:.1f} MB, {seconds:.1f} s, peak memory {peak_memory_gb():.1f} GB")
+    size, peak = manifest.bytes / 1e6, peak_memory_gb()
+    progress.log(f"kept {path.name}: {size:.1f} MB, {seconds:.1f} s, peak memory {peak:.1f} GB")
     return Exported(path, manifest, seconds)
 
 
 def export_engine(
     exported: Exported,
+    source: ExportSource,
+    request: ExportRequest,
     builder: EngineBuilder,
     options: BuildOptions,
-    checkpoint: Checkpoint,
-    request: ExportRequest,
     *,
-    checkpoint_sha256: str | None,
     overwrite: bool = False,
-    images: Pictures | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Build the engine of an exported ONNX file, beside it. See `engine_from_onnx` for what it raises.
 
@@ -212,30 +205,22 @@ def export_engine(
     """
     folder = exported.path.parent
     if not builder.needs_float32(request.precision):
-        return engine_from_onnx(exported.path, builder, options, folder, overwrite=overwrite, say=say)
+        return engine_from_onnx(exported.path, builder, options, folder, overwrite=overwrite, progress=progress)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sdi-") as scratch:
-        twin = export_onnx(
-            checkpoint,
-            request.float32_form(exported.manifest),
-            Path(scratch),
-            checkpoint_sha256=checkpoint_sha256,
-            images=images,
-            say=say,
-        )
+        twin = export_onnx(source, request.float32_form(exported.manifest), Path(scratch), progress=progress)
+        wanted = WantedPlan(exported.manifest, exported.path.stem)
         return engine_from_onnx(
-            twin.path,
-            builder,
-            options,
-            folder,
-            name=exported.path.stem,
-            like=exported.manifest,
-            overwrite=overwrite,
-            say=say,
+            twin.path, builder, options, folder, wanted=wanted, overwrite=overwrite, progress=progress
         )
+
+
+def golden_answers(runner: Runner, frame_hw: tuple[int, int]) -> np.ndarray:
+    """The answers to the golden pictures, (2, H, W) uint8."""
+    return np.stack([to_levels(runner(frame[None])[0]) for frame in golden_frames(*frame_hw)])
 
 
 def peak_memory_gb() -> float:
-    """Greatest resident memory of this process so far, in 10^9 bytes."""
+    """Peak resident memory of this process so far, in 10^9 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
@@ -249,14 +234,32 @@ def random_checkpoint(model: str, seed: int = 0) -> Checkpoint:
     return Checkpoint(model, spec.input_hw, spec.preprocessing, build_model(model).state_dict())
 
 
+def _traced(source: ExportSource, request: ExportRequest, network: SaliencyNetwork) -> TracedModel:
+    checkpoint = source.checkpoint
+    network_hw = checkpoint.input_hw
+    module = EngineModule(
+        deploy_form(network),
+        checkpoint.preprocessing,
+        network_hw,
+        raw=request.raw,
+        resizes=True if request.dynamic else None,
+        planar=request.planar,
+    )
+    height, width = request.frame_hw or network_hw
+    shape = FrameShape(height, width, request.batch, request.dynamic, request.free_batch)
+    return TracedModel(
+        onnx_from_module(module, shape),
+        checkpoint.model,
+        checkpoint.preprocessing.to_dict(),
+        source.sha256,
+        request.input_spec(network_hw),
+    )
+
+
 def _gate(
-    reference: Runner,
-    runner: Runner,
-    request: ExportRequest,
-    feed: Feed,
-    images: Pictures,
+    reference: Runner, runner: Runner, request: ExportRequest, frames: Iterable[tuple[str, np.ndarray]]
 ) -> Parity:
-    parity = compare(reference, runner, feed.frames(images))
+    parity = compare(reference, runner, frames)
     failures = TOLERANCES[request.precision].failures(parity)
     if failures:
         raise GateError(
@@ -265,39 +268,34 @@ def _gate(
     return parity
 
 
-def _levels(runner: Runner, frame_hw: tuple[int, int]) -> np.ndarray:
-    """The answers to the golden pictures, (2, H, W) uint8."""
-    return np.stack([to_levels(runner(frame[None])[0]) for frame in golden_frames(*frame_hw)])
-
-
 def _golden(
     request: ExportRequest,
     frame_hw: tuple[int, int],
     reference: np.ndarray,
     made: np.ndarray,
-    traced: np.ndarray | None,
+    float32: np.ndarray | None,
 ) -> dict[str, Any]:
-    """The golden record, once the file is known to keep it.
+    """Check the answers to the golden pictures, and record them.
 
-    The first picture has colours, so it tells BGR from RGB where gray steel does not. It is unlike all steel, and what
-    eight bits make of it is their own: an INT8 file is asked for what it answers here, and PyTorch's answer is asked
-    of the float32 graph that it comes from.
+    The first picture is coloured, so it shows BGR taken for RGB, which gray steel does not. No steel looks like it, so
+    INT8 answers it in its own way. The record of an INT8 file therefore holds the file's own answers. PyTorch's answers
+    are compared with those of the float32 graph that the file comes from.
 
     Args:
-        reference, made, traced: answers of PyTorch, of the file, and of the float32 graph where the file is INT8.
+        reference, made, float32: answers of PyTorch, of the file, and, of an INT8 file, of its float32 graph.
     Raises:
-        GateError: the answer is another than PyTorch's.
+        GateError: the answers differ from PyTorch's.
     """
-    precision: Precision = request.precision if traced is None else "fp32"
-    record = golden_record(frame_hw, reference, tolerance=_GOLDEN_TOLERANCES[precision])
-    answer = made if traced is None else traced
+    precision: Precision = request.precision if float32 is None else "fp32"
+    record = golden_record(frame_hw, reference, tolerance=GOLDEN_TOLERANCES[precision])
+    answer = made if float32 is None else float32
     check = golden_check(record, lambda frames: answer)
     if not check.passed:
         raise GateError(
             f"the exported ONNX file answers the golden pictures otherwise than PyTorch: off by {check.difference:.1f} "
             f"gray levels, {check.tolerance:g} are allowed; nothing was kept"
         )
-    return record if traced is None else golden_record(frame_hw, made, tolerance=_GOLDEN_TOLERANCES["int8"])
+    return record if float32 is None else golden_record(frame_hw, made, tolerance=GOLDEN_TOLERANCES["int8"])
 
 
 def _save(model: onnx.ModelProto, beside: Path, path: Path) -> None:
@@ -307,26 +305,20 @@ def _save(model: onnx.ModelProto, beside: Path, path: Path) -> None:
         raise InputError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
 
 
-def _figures(parity: Parity) -> str:
-    figures = parity.to_dict()
+def _metrics_in_words(parity: Parity) -> str:
+    metrics = parity.to_dict()
     return (
-        f"against PyTorch on {len(parity.pictures)} pictures: max {figures['max']:.1e}, "
-        f"p99.9 {figures['p999']:.1e}, mean {figures['mean']:.1e}, mask IoU {figures['iou']:.4f}"
+        f"against PyTorch on {len(parity.pictures)} pictures: max {metrics['max']:.1e}, "
+        f"p99.9 {metrics['p999']:.1e}, mean {metrics['mean']:.1e}, mask IoU {metrics['iou']:.4f}"
     )
 
 
 def _manifest(
-    file: Path,
-    lowered: Lowered,
-    checkpoint: Checkpoint,
-    request: ExportRequest,
-    golden: dict[str, Any],
-    parity: Parity,
-    frame_hw: tuple[int, int],
-    checkpoint_sha256: str | None,
+    file: Path, source: ExportSource, request: ExportRequest, converted: Converted, parity: Parity
 ) -> Manifest:
+    """Everything but the golden record and the layers."""
+    checkpoint, quantisation = source.checkpoint, converted.quantisation
     digest = sha256_of(file)
-    quantisation = lowered.quantisation
     return Manifest(
         model=checkpoint.model,
         family=checkpoint.family,
@@ -334,21 +326,23 @@ def _manifest(
         target="onnx",
         face="raw" if request.raw else "planar" if request.planar else "uint8",
         batch=None if request.free_batch else request.batch,
-        frame_hw=None if request.dynamic else frame_hw,
+        frame_hw=None if request.dynamic else request.frame_hw or checkpoint.input_hw,
         network_hw=checkpoint.input_hw,
         preprocessing=checkpoint.preprocessing.to_dict(),
-        random_weights=checkpoint_sha256 is None,
-        checkpoint_sha256=checkpoint_sha256,
+        random_weights=source.sha256 is None,
+        checkpoint_sha256=source.sha256,
         onnx_sha256=digest,
         bytes=file.stat().st_size,
         sha256=digest,
         builder={name: version(name) for name in ("sdi", "torch", "onnx", "onnxscript")},
-        golden=golden,
+        golden={},
         parity=parity.to_dict(),
         metrics=checkpoint.metrics,
         calibration=quantisation.fingerprint if quantisation is not None else None,
-        high_precision_layers=lowered.float32,
+        high_precision_layers=converted.float32,
         quantisation=quantisation.summary() if quantisation is not None else {},
-        notes=lowered.notes,
+        notes=converted.notes,
         profile=request.profile(checkpoint.input_hw),
+        native_hw=checkpoint.native_hw,
+        mm_per_pixel=checkpoint.mm_per_pixel,
     )

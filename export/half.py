@@ -48,10 +48,10 @@ def out_of_half_range(model: onnx.ModelProto, peaks: Mapping[str, float]) -> lis
     """Nodes that half cannot compute, in the graph's order, each with the value that is too great.
 
     A node is out of range when a tensor that it makes or takes, or one of its constants, comes within a factor of
-    two of 65504 in the float32 run, or is no number there.
+    two of 65504 in the float32 run, or is not finite there.
 
     Args:
-        peaks: greatest absolute value of each float tensor, measured in float32 on real pictures.
+        peaks: maximum absolute value of each float tensor, measured in float32 on real pictures.
     """
     values = {name: peak for name, peak in peaks.items() if not peak * _HEADROOM <= HALF_MAX}
     for constant in model.graph.initializer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,15 +13,17 @@ import onnx
 from sdi.calibration.picture_set import CalibrationSet, read_calibration_set
 from sdi.calibration.ranges import RangeMethod
 from sdi.export.accuracy import DEFAULT_MAX_DROP, Validation, mean_difference, validation_pictures
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
-from sdi.export.int8_ranges import Track, measured_ranges, trained_ranges
+from sdi.export.int8_ranges import measured_ranges, trained_ranges
 from sdi.export.quantize import Layer, quantizable_layers, quantized_model
+from sdi.export.runners import InputSpec
 from sdi.export.sensitivity import Kept, Sensitivity, TooLossy, least_kept
+from sdi.export.traced_model import TracedModel
 from sdi.runtime.common.errors import GateError, InputError
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.qat import Int8Places
 
-__all__ = ["Int8Options", "Quantisation", "Track", "int8_model"]
+__all__ = ["Int8Options", "Quantisation", "int8_model"]
 
 _RANKED_ON = 4  # pictures
 _UNMASKED = 32  # pictures, of those that calibrated, whose maps are compared where no others are given
@@ -77,55 +79,34 @@ class Quantisation:
 
 
 def int8_model(
-    model: onnx.ModelProto,
+    traced: TracedModel,
     options: Int8Options,
-    *,
-    name: str,
-    preprocessing: dict[str, Any],
-    weights: str | None,
-    feed: Feed,
-    float32: dict[str, str],
-    say: Callable[[str], None] = lambda text: None,
-    track: Track = lambda items, what: items,
+    float32: Mapping[str, str] | None = None,
+    progress: Progress = SILENT,
 ) -> tuple[onnx.ModelProto, Quantisation]:
-    """Quantise every layer, but for the worst where the bound would not hold otherwise.
+    """Quantise every layer. Where the loss of accuracy is over the bound, the most sensitive layers are kept.
 
     Args:
-        model: float32, with uint8 frames and maps; left as it was.
-        name: of the network, for the cache of ranges.
-        weights: SHA-256 of the checkpoint; None: random weights.
-        feed: how the model takes frames.
-        float32: nodes that stay in float32 because half cannot hold their values, each with the reason.
-        say: hears what is being done.
-        track: wraps long loops, with words for them.
+        float32: node -> reason, of the nodes that stay in float32 because half cannot hold their values.
     Raises:
         InputError: the calibration set or the validation pictures cannot be used.
-        GateError: the bound cannot be held with half of the layers kept.
+        GateError: the loss is over the bound even with half of the layers kept.
     """
+    model, float32 = traced.model, dict(float32 or {})
     layers = quantizable_layers(model)
     if not layers:
         raise InputError("the network has no convolution with constant weights, so there is nothing to quantise")
     pictures: CalibrationSet | None = None
     if options.trained is not None:
-        found = trained_ranges(model, layers, options.trained, weights)
-        say(f"ranges are those that it was trained for INT8 with, of {options.trained.pictures} training pictures")
+        found = trained_ranges(traced, layers, options.trained)
+        progress.log(f"ranges are those it was trained for INT8 with, of {options.trained.pictures} training pictures")
     else:
         assert options.calibration is not None
         pictures = read_calibration_set(options.calibration)
         pictures.verify()
         folder = options.calibration if options.calibration.is_dir() else options.calibration.parent
-        found = measured_ranges(
-            model,
-            layers,
-            options.ranges,
-            pictures,
-            folder / f"ranges-{name}-{options.ranges}.json",
-            feed,
-            preprocessing=preprocessing,
-            weights=weights,
-            say=say,
-            track=track,
-        )
+        cache = folder / f"ranges-{traced.name}-{options.ranges}.json"
+        found = measured_ranges(traced, layers, options.ranges, pictures, cache, progress)
     quantiser = _Quantiser(model, options, found.limits, {layer.name: layer for layer in layers}, float32)
     accuracy: dict[str, Any] = {}
     sensitivity: list[Sensitivity] = []
@@ -133,16 +114,16 @@ def int8_model(
         kept = options.keep
         why = dict.fromkeys(kept, "asked for")
     elif pictures is None and options.validation is None:
-        say("accuracy is not measured: training scored the network in INT8; --validation measures what it loses")
+        progress.log("accuracy is not measured, since training scored the network in INT8; --validation measures it")
         kept, why = (), {}
     else:
-        search = _Search(quantiser, _validation(options, pictures), feed, say, track)
+        search = _Search(quantiser, _validation(options, pictures), traced.spec, progress)
         kept, accuracy, sensitivity = search.run()
         why = {layer: f"among the {len(kept)} most sensitive" for layer in kept}
     why |= dict.fromkeys(quantiser.always, "kept in training")
     reasons = {name: float32[layer.node] for name, layer in quantiser.layers.items() if layer.node in float32} | why
     for layer, reason in reasons.items():
-        say(f"kept in high precision: {layer} ({reason})")
+        progress.log(f"kept in high precision: {layer} ({reason})")
     record = Quantisation(
         found.fingerprint,
         found.method,
@@ -185,28 +166,27 @@ class _Quantiser:
 class _Search:
     """Looks for the fewest layers that have to stay in high precision."""
 
-    def __init__(
-        self, quantiser: _Quantiser, validation: Validation, feed: Feed, say: Callable[[str], None], track: Track
-    ) -> None:
+    def __init__(self, quantiser: _Quantiser, validation: Validation, spec: InputSpec, progress: Progress) -> None:
         self._quantiser = quantiser
         self._validation = validation
-        self._feed = feed
-        self._say = say
-        self._track = track
+        self._spec = spec
+        self._progress = progress
         self._ranked: list[Sensitivity] = []
 
     def run(self) -> tuple[tuple[str, ...], dict[str, Any], list[Sensitivity]]:
         """Layers to keep, the accuracy with and without INT8, and the ranking where there was need of one."""
         options, validation, layers = self._quantiser.options, self._validation, self._quantiser.layers
         bound = DEFAULT_MAX_DROP[validation.measure] if options.max_drop is None else options.max_drop
-        self._say(f"accuracy: {validation.measure} on {validation.what}, at most {bound:g} may be lost")
+        self._progress.log(f"accuracy: {validation.measure} on {validation.what}, at most {bound:g} may be lost")
         reference = self._maps(self._quantiser.model)
         maps: dict[tuple[str, ...], list[np.ndarray]] = {}
 
         def drop_of(keep: tuple[str, ...]) -> float:
             maps[keep] = self._maps(self._quantiser.made(keep))
             drop = validation.drop(reference, maps[keep])
-            self._say(f"{len(layers) - len(keep)} of {len(layers)} layers: {validation.measure} loses {drop:.4f}")
+            self._progress.log(
+                f"{len(layers) - len(keep)} of {len(layers)} layers: {validation.measure} loses {drop:.4f}"
+            )
             return drop
 
         most = int(len(layers) * _KEPT_AT_MOST)
@@ -223,18 +203,18 @@ class _Search:
         return kept.layers, _accuracy(validation, reference, maps[kept.layers], kept, bound), self._ranked
 
     def _maps(self, model: onnx.ModelProto) -> list[np.ndarray]:
-        return self._validation.maps(self._feed.runner(model), self._feed)
+        return self._validation.maps(self._spec.runner(model), self._spec)
 
     def _ranking(self) -> list[Sensitivity]:
         """Each layer alone quantised, on a few pictures; worst first."""
         if self._ranked:
             return self._ranked
         few = self._validation.some(_RANKED_ON)
-        reference = list(few.probabilities(self._feed.runner(self._quantiser.model), self._feed))
+        reference = list(few.probabilities(self._spec.runner(self._quantiser.model), self._spec))
         fixed = {*self._quantiser.float32, *(self._quantiser.layers[name].node for name in self._quantiser.always)}
         layers = [name for name, layer in self._quantiser.layers.items() if layer.node not in fixed]
-        for layer in self._track(layers, "ranking layers"):
-            answers = few.probabilities(self._feed.runner(self._quantiser.alone(layer)), self._feed)
+        for layer in self._progress.track(layers, "ranking layers"):
+            answers = few.probabilities(self._spec.runner(self._quantiser.alone(layer)), self._spec)
             errors = [np.abs(a - b).mean() for a, b in zip(reference, answers, strict=True)]
             self._ranked.append(Sensitivity(layer, float(np.mean(errors))))
         self._ranked.sort(key=lambda item: -item.error)

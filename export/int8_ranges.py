@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 
 from sdi.calibration.picture_set import CalibrationSet
 from sdi.calibration.ranges import RangeMethod, RangeSource, cached_ranges, measure_ranges
-from sdi.export.feed import Feed
 from sdi.export.quantize import Layer, skip_inputs
+from sdi.export.runners import InputSpec
+from sdi.export.traced_model import TracedModel
 from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.checkpoint import Checkpoint
 from sdi.train.qat import Int8Places
 
-__all__ = ["Int8Ranges", "Track", "measured_ranges", "trained_places", "trained_ranges"]
-
-Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Wraps a long loop, told what it does, e.g. with a progress bar."""
+__all__ = ["Int8Ranges", "measured_ranges", "trained_places", "trained_ranges"]
 
 
 @dataclass(frozen=True)
@@ -36,33 +33,29 @@ class Int8Ranges:
 
 
 def measured_ranges(
-    model: onnx.ModelProto,
+    traced: TracedModel,
     layers: Sequence[Layer],
     method: RangeMethod,
     pictures: CalibrationSet,
     cache: Path,
-    feed: Feed,
-    *,
-    preprocessing: dict[str, Any],
-    weights: str | None,
-    say: Callable[[str], None],
-    track: Track,
+    progress: Progress = SILENT,
 ) -> Int8Ranges:
     """Ranges on the calibration pictures, or those in the cache when they are of the very same."""
-    if (pictures.preprocessing, pictures.weights) not in ((None, None), (preprocessing, weights)):
-        say("the calibration set names another network's weights or preprocessing; its pictures serve all the same")
+    if (pictures.preprocessing, pictures.weights) not in ((None, None), (traced.preprocessing, traced.weights)):
+        progress.log("the calibration set is another network's, by weights or preprocessing; its pictures still serve")
+    model = traced.model
     tensors = {layer.tensor for layer in layers} | {tensor for tensor, _ in skip_inputs(model).values()}
     graph = hashlib.sha256(model.SerializeToString(deterministic=True))
     graph.update("\0".join(sorted(tensors)).encode())
     source = RangeSource(
         pictures.picture_fingerprint,
-        json.dumps(preprocessing, sort_keys=True),
-        weights or "random",
+        json.dumps(traced.preprocessing, sort_keys=True),
+        traced.weights or "random",
         graph.hexdigest(),
         method,
     )
-    frames = _Frames(pictures, feed, track)
-    limits = cached_ranges(cache, source, lambda: measure_ranges(model, frames, method, tensors), say)
+    frames = _Frames(pictures, traced.spec, progress)
+    limits = cached_ranges(cache, source, lambda: measure_ranges(model, frames, method, tensors), progress)
     return Int8Ranges(limits, method, source.fingerprint)
 
 
@@ -76,9 +69,7 @@ def trained_places(checkpoint: Checkpoint) -> Int8Places | None:
     return None if value is None else Int8Places.from_dict(value)
 
 
-def trained_ranges(
-    model: onnx.ModelProto, layers: Sequence[Layer], places: Int8Places, weights: str | None
-) -> Int8Ranges:
+def trained_ranges(traced: TracedModel, layers: Sequence[Layer], places: Int8Places) -> Int8Ranges:
     """The ranges that the network was trained with, by the tensors of its graph.
 
     Raises:
@@ -86,7 +77,7 @@ def trained_ranges(
     """
     names = {layer.node: layer.name for layer in layers}
     inputs = {layer.name: layer.tensor for layer in layers}
-    skips = {names[node]: tensor for tensor, node in skip_inputs(model).values() if node in names}
+    skips = {names[node]: tensor for tensor, node in skip_inputs(traced.model).values() if node in names}
     limits: dict[str, float] = {}
     wrong: set[str] = set()
     for here, trained in ((inputs, places.inputs), (skips, places.skips)):
@@ -100,18 +91,18 @@ def trained_ranges(
             f"the network was trained for INT8 at other places than are quantised here, at {some_of(sorted(wrong))}; "
             "train it again with this sdi: sdi-train --qat CHECKPOINT"
         )
-    text = json.dumps([places.to_dict(), weights], sort_keys=True)
+    text = json.dumps([places.to_dict(), traced.weights], sort_keys=True)
     return Int8Ranges(limits, "trained", hashlib.sha256(text.encode()).hexdigest())
 
 
 class _Frames:
-    """The calibration pictures as a model wants them, read anew each time they are gone through."""
+    """The calibration pictures as input tensors, read anew each time they are gone through."""
 
-    def __init__(self, pictures: CalibrationSet, feed: Feed, track: Track) -> None:
+    def __init__(self, pictures: CalibrationSet, spec: InputSpec, progress: Progress) -> None:
         self._pictures = pictures
-        self._feed = feed
-        self._track = track
+        self._spec = spec
+        self._progress = progress
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for picture in self._track(self._pictures.pictures, "measuring ranges"):
-            yield self._feed.fed(self._feed.frame(self._pictures.read(picture))[None])
+        for picture in self._progress.track(self._pictures.pictures, "measuring ranges"):
+            yield self._spec.tensor(self._spec.frame(self._pictures.read(picture))[None])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBuilder, Exported
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.files import ensure_folder, sha256_of, write_bytes
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.engine.cuda import open_cuda
 from sdi.runtime.engine.manifest import (
     Manifest,
@@ -23,9 +23,20 @@ from sdi.runtime.engine.manifest import (
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.plan import tag_of
 
-__all__ = ["engine_from_onnx", "onnx_manifest"]
+__all__ = ["WantedPlan", "engine_from_onnx", "onnx_manifest"]
 
 TIMING_CACHE = "tensorrt-timing.cache"
+
+
+@dataclass(frozen=True)
+class WantedPlan:
+    """What a plan is to be, where its ONNX file is another form.
+
+    Builders that choose precisions themselves take the float32 form of a half network.
+    """
+
+    manifest: Manifest  # of the form that is wanted
+    stem: str | None = None  # the plan's name without suffix; None: the ONNX file's, in the wanted precision
 
 
 def onnx_manifest(onnx: Path) -> Manifest:
@@ -56,21 +67,17 @@ def engine_from_onnx(
     options: BuildOptions,
     folder: Path,
     *,
-    name: str | None = None,
-    like: Manifest | None = None,
+    wanted: WantedPlan | None = None,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Build `FOLDER/MODEL-PRECISION.plan` and then write its manifest; nothing of it when the build fails.
 
     Where a GPU can run it, the plan is run on the golden pictures before it is kept.
 
     Args:
-        name: of the plan, without suffix; None: as the ONNX file, in the wanted precision.
-        like: describes what is wanted where that is not the ONNX file itself: builders that choose precisions take
-            the float32 form of a half network.
+        wanted: what the plan is to be; None: what the ONNX file is.
         overwrite: replace a file that sdi-export did not make.
-        say: hears what is being done.
     Raises:
         InputError: a file cannot be read, parsed or written, or is not ours.
         DeviceError: the library or the GPU failed.
@@ -78,31 +85,33 @@ def engine_from_onnx(
     """
     started = time.monotonic()
     source = onnx_manifest(onnx)
-    wanted = like or source
-    stem = name or onnx.stem.replace(f"-{source.precision}", f"-{wanted.precision}")
+    wanted = wanted or WantedPlan(source)
+    manifest = replace(wanted.manifest, onnx_sha256=source.sha256)
+    stem = wanted.stem or onnx.stem.replace(f"-{source.precision}", f"-{manifest.precision}")
     path = ensure_folder(folder) / (stem + builder.suffix)
     refuse_foreign(path, overwrite)
-    manifest = replace(wanted, onnx_sha256=source.sha256)
     job = BuildJob(
         onnx=onnx,
         tag=tag_of(manifest),
-        precision=wanted.precision,
+        precision=manifest.precision,
         planar=source.face == "planar",
         profile=source.profile,
-        keep_float32=wanted.high_precision_layers,
+        keep_float32=manifest.high_precision_layers,
         timing_cache=path.with_name(TIMING_CACHE) if options.timing_cache else None,
     )
-    say(f"building {path.name} with {builder.name}")
+    progress.log(f"building {path.name} with {builder.name}")
     plan = builder.build(job, options)
     manifest_path(path).unlink(missing_ok=True)  # an older file's
     write_bytes(path, plan.data)
     manifest = _describe(manifest, path, builder, plan, options)
     write_manifest(path, manifest)
     for note in plan.notes:
-        say(f"note: {note}")
+        progress.log(f"note: {note}")
     seconds = time.monotonic() - started
     ran = _self_test(path)
-    say(f"kept {path.name}: {manifest.bytes / 1e6:.1f} MB, {plan.layers} layers parsed, {seconds:.1f} s; {ran}")
+    progress.log(
+        f"kept {path.name}: {manifest.bytes / 1e6:.1f} MB, {plan.layers} layers parsed, {seconds:.1f} s; {ran}"
+    )
     return Exported(path, manifest, seconds)
 
 

@@ -1,4 +1,4 @@
-"""Frame sizes and batches as they are spelt in a shell: HxW, N, and ranges least:best:greatest."""
+"""Frame sizes and batches as they are spelt in a shell: HxW, N, and ranges min:opt:max."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def parse_sizes(frame: str | None, batch: str, *, dynamic: bool) -> dict[str, An
     """
     counts = tuple(int(part) for part in batch.split(":")) if re.fullmatch(r"\d+(:\d+:\d+)?", batch) else (0,)
     if min(counts) < 1 or list(counts) != sorted(counts):
-        raise InputError(f"--batch takes a number or least:best:greatest of at least 1, e.g. 1:4:8; got '{batch}'")
+        raise InputError(f"--batch takes a number or min:opt:max of at least 1, e.g. 1:4:8; got '{batch}'")
     sizes = _sizes(frame)
     if dynamic and (len(sizes) == 1 or (len(counts) == 1 and counts != (1,))):
         raise InputError(
             "--dynamic leaves batch, height and width free; give it without --frame and --batch, or with "
-            "least:best:greatest of both for the plan"
+            "min:opt:max of both for the plan"
         )
     if not dynamic and len(sizes) == 3:
         raise InputError("--frame takes a range with --dynamic alone; give one size HxW")
@@ -45,7 +45,7 @@ def _sizes(frame: str | None) -> tuple[tuple[int, int], ...]:
     grows = all(a[0] <= b[0] and a[1] <= b[1] for a, b in pairwise(sizes))
     if not re.fullmatch(r"\d+x\d+(:\d+x\d+:\d+x\d+)?", frame) or min(map(min, sizes)) < 32 or not grows:
         raise InputError(
-            "--frame takes height x width of at least 32, e.g. 1080x1920, or with --dynamic least:best:greatest, e.g. "
+            "--frame takes height x width of at least 32, e.g. 1080x1920, or with --dynamic min:opt:max, e.g. "
             f"200x200:1080x1920:2160x3840; got '{frame}'"
         )
     return sizes

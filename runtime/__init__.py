@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdi.runtime.common.errors import DeviceError, GateError, InputError, SdiError
-    from sdi.runtime.common.images import read_image, write_image
+    from sdi.runtime.common.images import decode_image, read_image, write_image
     from sdi.runtime.engine.base import Engine
     from sdi.runtime.engine.manifest import Manifest, read_manifest
     from sdi.runtime.engine.open import open_engine
     from sdi.runtime.engine.shipped import default_engine
     from sdi.runtime.frame import Event, Frame, Result, Skipped
-    from sdi.runtime.inspection.defects import DefectRule, Region, find_regions
+    from sdi.runtime.inspection.defects import DefectRule, find_regions
     from sdi.runtime.inspection.inspector import Inspector
     from sdi.runtime.pipeline.loop import Loop
+    from sdi.runtime.region import Region
     from sdi.runtime.sinks.base import Sink
     from sdi.runtime.sources.base import Source
     from sdi.runtime.sources.open import open_source, open_sources
@@ -36,12 +37,13 @@ _HOMES = {
     "LiveSettings": "sources.settings",
     "Loop": "pipeline.loop",
     "Manifest": "engine.manifest",
-    "Region": "inspection.defects",
+    "Region": "region",
     "Result": "frame",
     "SdiError": "common.errors",
     "Sink": "sinks.base",
     "Skipped": "frame",
     "Source": "sources.base",
+    "decode_image": "common.images",
     "default_engine": "engine.shipped",
     "find_regions": "inspection.defects",
     "open_engine": "engine.open",
@@ -70,6 +72,7 @@ __all__ = [
     "Sink",
     "Skipped",
     "Source",
+    "decode_image",
     "default_engine",
     "find_regions",
     "open_engine",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdi.runtime.inspection.defects import Region
+from sdi.runtime.region import Region
 
 __all__ = ["Event", "Frame", "Result", "Skipped", "Verdict"]
 
@@ -36,7 +36,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Event:
-    """What happened beside the frames. An event keeps its place among them and is never dropped.
+    """Something that happened between frames. It keeps its position among them and is never dropped.
 
     The sources' own kinds: `source_lost`, `source_back`, `source_changed` (another size or pixel format),
     `source_frozen`, `source_moving`; the loop's: `started`, `stopped`, `frame_stale`.
@@ -52,11 +52,11 @@ class Event:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge makes of one saliency map."""
+    """The inspector's judgement of one saliency map."""
 
     regions: list[Region]
     alarm: bool = False  # enough of the latest frames of this source had defects
-    events: tuple[Event, ...] = ()  # what this frame brought about; sinks hear of them after its result
+    events: tuple[Event, ...] = ()  # caused by this frame; sinks receive them after its result
 
 
 @dataclass(frozen=True)

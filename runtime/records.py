@@ -1,4 +1,4 @@
-"""Results and events as records: what JSON Lines, messages, evidence and the page all hold.
+"""Results and events as records for JSON Lines, messages, evidence and the page.
 
 `docs/line.md` describes every field.
 """

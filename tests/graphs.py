@@ -6,7 +6,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sdi.export.runners import InputSpec
+from sdi.export.traced_model import TracedModel
+
 SIDE = 16
+
+
+def traced(model: onnx.ModelProto, side: int = SIDE) -> TracedModel:
+    """A graph as an export has it: the float32 form of a network called "tiny"."""
+    return TracedModel(model, "tiny", {}, "0" * 64, InputSpec((side, side)))
 
 
 class Graph:
@@ -42,7 +50,7 @@ class Graph:
         x = self.add("Sigmoid", logits, name="sigmoid")
         self.nodes.append(helper.make_node("Squeeze", [x, self.constant("axis", [1])], ["probability"], name="squeeze"))
         x = self.add("Mul", "probability", self.constant("levels", np.float32(255)), name="to_levels")
-        x = self.add("Clip", x, self.constant("least", np.float32(0)), "levels", name="clip")
+        x = self.add("Clip", x, self.constant("low", np.float32(0)), "levels", name="clip")
         x = self.add("Round", x, name="round")
         self.nodes.append(helper.make_node("Cast", [x], ["saliency"], name="to_uint8", to=TensorProto.UINT8))
         frame = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, SIDE, SIDE, 3])

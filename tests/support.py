@@ -1,4 +1,4 @@
-"""What tests of several folders call: installed commands, and networks worth comparing."""
+"""What tests of several folders call: installed commands, scripts of workflows, and networks worth comparing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,26 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from sdi.runtime.common.progress import Progress
 from sdi.train.checkpoint import Checkpoint
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
+
+
+class RecordedProgress(Progress):
+    """Keeps what was logged."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def log(self, text: str) -> None:
+        self.lines.append(text)
+
 
 NARROW = {"csepnet": 1 / 4, "minet": 1 / 2, "tsernet": 1 / 16, "tsernet-lite": 1 / 2}  # width by family
 
@@ -23,6 +36,14 @@ def command(name: str, *arguments: object, cwd: Path | None = None) -> subproces
     return subprocess.run(
         [program, *map(str, arguments)], capture_output=True, text=True, timeout=600, check=False, cwd=cwd
     )
+
+
+def shell_scripts(value: Any) -> list[str]:
+    """Every shell script in a workflow or an action of GitHub, as YAML gives it."""
+    if isinstance(value, dict):
+        own = [value["run"]] if isinstance(value.get("run"), str) else []
+        return own + [script for key, item in value.items() if key != "run" for script in shell_scripts(item)]
+    return [script for item in value for script in shell_scripts(item)] if isinstance(value, list) else []
 
 
 def narrow_network(model: str, seed: int = 0) -> SaliencyNetwork:

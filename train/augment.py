@@ -29,7 +29,7 @@ class Augmentation:
     offset: float = 20.0  # gray levels added, +- offset
     contrast: float = 0.0  # distance from the picture's mean gray level is multiplied by 1 +- contrast
     saturation: float = 0.0  # distance from gray is multiplied by 1 +- saturation
-    salt_pepper: float = 0.01  # greatest share of pixels set to black or white; in half of the pictures
+    salt_pepper: float = 0.01  # maximum share of pixels set to black or white; in half of the pictures
 
     def __post_init__(self) -> None:
         for name in _SHARES:
@@ -78,7 +78,7 @@ def augment(
 def paste_window(
     image: np.ndarray, mask: np.ndarray, donor: np.ndarray, donor_mask: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Put a window of the donor, a quarter to three quarters of each side, at the same place of the picture.
+    """Put a window of the donor, a quarter to three quarters of each side, at the same position of the picture.
 
     Args:
         image, donor: (H, W, 3) uint8 of the same size. `image` is modified.

@@ -224,6 +224,7 @@ def checkpoint_from_authors(path: Path, model: str) -> Checkpoint:
         input_hw=published.input_hw,
         preprocessing=published.preprocessing,
         weights=weights_from_authors(read_state_dict(path), model, path.name),
+        native_hw=(200, 200),  # all were trained on SD-saliency-900
         training={"imported_from": path.name, "sha256": sha256_of(path)},
     )
 

@@ -15,6 +15,7 @@ from sdi.train.augment import augment, paste_window
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Sample
 from sdi.train.recipe import Recipe, View
+from sdi.train.wide.windows import WideWindows
 
 __all__ = ["Batches", "Share"]
 
@@ -32,7 +33,7 @@ class Share:
 
 
 class Batches:
-    """Every batch is a pure function of (seed, epoch, place in the epoch), so resuming needs no state.
+    """Every batch is a pure function of (seed, epoch, position in the epoch), so resuming needs no state.
 
     A batch is cut into equal shares: `accumulate` in a row for each of `processes` processes. Which pictures a
     share holds and what is drawn for it depends on the number of shares, not on who computes them.
@@ -52,6 +53,7 @@ class Batches:
         self.per_epoch = len(samples) // self.size
         self.steps = recipe.steps or (recipe.epochs or 0) * self.per_epoch
         self._clean = CleanSteel(samples) if recipe.clean else None
+        self._wide = WideWindows(samples, recipe.seed) if recipe.wide else None
         self._rank = rank
         self._shares = recipe.accumulate * processes
         height, width = (math.ceil(side / 32) for side in recipe.train_hw)  # of the networks' deepest level
@@ -96,8 +98,10 @@ class Batches:
         )
 
     def _picture(self, i: int, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A variant of sample i, or defect-free steel in its place."""
+        """A variant of sample i, or a window of wide strip or defect-free steel in its place."""
         sample = self.samples[i]
-        if self._clean is not None and rng.random() < self.recipe.clean:
+        if self._wide is not None and rng.random() < self.recipe.wide:
+            sample = self._wide.draw(rng)
+        elif self._clean is not None and rng.random() < self.recipe.clean:
             sample = self._clean.draw(rng)
         return augment(sample.image, sample.mask, view.size_hw, view.augmentation, rng, view.crop_hw)

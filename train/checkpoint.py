@@ -45,6 +45,8 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)  # scores of these weights; empty if not evaluated
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # recipe, epoch, and in last.pt what resuming needs
+    native_hw: tuple[int, int] | None = None  # of the pictures it was trained on, the median; None: unknown
+    mm_per_pixel: float | None = None  # of those pictures; None: unknown
 
     @property
     def family(self) -> str:
@@ -72,6 +74,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": checkpoint.metrics,
         "versions": checkpoint.versions or versions(),
         "training": checkpoint.training,
+        "native_hw": None if checkpoint.native_hw is None else list(checkpoint.native_hw),
+        "mm_per_pixel": checkpoint.mm_per_pixel,
     }
     with atomic_path(path) as beside:
         torch.save(value, beside)
@@ -105,6 +109,7 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
         raise InputError(f"{path} holds {value['model']}, not {model}; use --model {value['model']}")
     if value["model"] not in model_names():
         raise InputError(f"{path} holds '{value['model']}', which this sdi does not know: {known_models()}")
+    native = value.get("native_hw")  # older checkpoints do not have it
     return Checkpoint(
         model=value["model"],
         input_hw=(value["input_hw"][0], value["input_hw"][1]),
@@ -114,6 +119,8 @@ def load_checkpoint(path: Path, model: str | None = None) -> Checkpoint:
         metrics=value["metrics"],
         versions=value["versions"],
         training=value["training"],
+        native_hw=None if native is None else (native[0], native[1]),
+        mm_per_pixel=value.get("mm_per_pixel"),
     )
 
 

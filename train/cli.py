@@ -41,6 +41,22 @@ def train_command(
         Path | None,
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_DATA),
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option(
+            "--trust-masks",
+            help="Take masks that mark more than half of all pixels, or none, which are refused otherwise.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
+    mm_per_pixel: Annotated[
+        float | None,
+        typer.Option(
+            help="Scale of the pictures: with it, sdi-run --mm-per-pixel shows the network steel at this scale, "
+            "whatever the camera's.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
     val: Annotated[
         str | None,
         typer.Option(
@@ -186,6 +202,7 @@ def train_command(
 
       sdi-train --qat runs/minet/first/best.pt --data SD-saliency-900
     """
+    from sdi.runtime.common.progress import ConsoleProgress
     from sdi.train.devices import Devices
     from sdi.train.plan import TrainOptions, plan_training
     from sdi.train.run import run_training
@@ -207,7 +224,7 @@ def train_command(
     plan = plan_training(
         TrainOptions(
             model=model,
-            data=DataLocation(folder, images, masks, layout),
+            data=DataLocation(folder, images, masks, layout, mm_per_pixel),
             recipe=recipe,
             fields={name: value for name, value in fields.items() if value is not None},
             settings=tuple(settings or ()),
@@ -219,9 +236,10 @@ def train_command(
             resume=resume,
             output=output,
             compiled=compiled,
+            trust_masks=trust_masks,
         )
     )
-    outcome = run_training(plan, Devices(device, devices, threads), limit_steps)
+    outcome = run_training(plan, Devices(device, devices, threads), limit_steps, ConsoleProgress())
     if outcome.is_main:
         _report(outcome, json)
         if outcome.interrupted:

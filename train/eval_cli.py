@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +12,15 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.progress import ConsoleProgress
 
 if TYPE_CHECKING:
     import numpy as np
-    from rich.progress import Progress
 
     from sdi.train.data import Pair
     from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
-    from sdi.train.evaluation.maps import MapSource
+    from sdi.train.evaluation.maps import MapSource, NetworkOptions
 
 __all__ = ["main"]
 
@@ -74,6 +75,14 @@ def eval_command(
         Path | None,
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_AGAINST),
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option(
+            "--trust-masks",
+            help="Take masks that mark more than half of all pixels, or none, which are refused otherwise.",
+            rich_help_panel=_AGAINST,
+        ),
+    ] = False,
     clean: Annotated[
         Path | None,
         typer.Option(
@@ -85,6 +94,14 @@ def eval_command(
         float,
         typer.Option(help="Probability from which clean steel counts as a false positive.", rich_help_panel=_AGAINST),
     ] = 0.5,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT",
+            help="Folder that an earlier --report wrote for the same pictures: what changed since, picture by picture.",
+            rich_help_panel=_AGAINST,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -104,6 +121,9 @@ def eval_command(
     json: Annotated[
         bool, typer.Option("--json", help="Print scores and curves as JSON.", rich_help_panel=_OUT)
     ] = False,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)
@@ -132,7 +152,7 @@ def eval_command(
 
     S-measure, F-measure, E-measure and MAE over all pictures, by defect class (the name before its last '_') and by
     failure class (tiny defects, close defects, fine scratches); then the same without the stretch of each map that
-    the papers' tables include. docs/evaluation.md explains every figure.
+    the papers' tables include. docs/evaluation.md explains every column.
 
     Examples:
 
@@ -141,6 +161,8 @@ def eval_command(
       sdi-eval --maps maps --images strip/images --masks strip/masks --json
 
       sdi-eval --checkpoint best.pt --data SD-saliency-900 --clean strip/good --compare theirs=their-maps
+
+      sdi-eval --checkpoint best.pt --images strip/images --masks strip/masks --report after --baseline before
     """
     if complexity:
         _show_complexity(json)
@@ -157,20 +179,29 @@ def eval_command(
     from sdi.runtime.common.files import write_text
     from sdi.runtime.common.images import list_images
     from sdi.runtime.common.output_folder import claim_folder
-    from sdi.train.data import find_pairs
-    from sdi.train.evaluation.maps import compared_maps
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
+    from sdi.train.data import choose_layout, find_pairs, read_truth, refuse_doubtful_masks
+    from sdi.train.evaluation.baseline import keep_evaluation, read_baseline
+    from sdi.train.evaluation.maps import NetworkOptions, compared_maps
+    from sdi.train.evaluation.paper_tables import dataset_of
+    from sdi.train.evaluation.results import Results
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
 
     if images is not None or masks is not None:  # SDI_DATA may be set as well
         data, split = None, "all"
     pairs = find_pairs(data, None if split == "all" else split, images=images, masks=masks, layout=layout)
+    if not trust_masks:
+        refuse_doubtful_masks(read_truth(pair.mask) for pair in pairs)
+    test_split = _test_split(data, layout) if split == "all" and data is not None else frozenset()
     clean_pictures = [] if clean is None else list_images(clean)
     _check_names(pairs, clean_pictures)
+    before = None if baseline is None else read_baseline(baseline)
     others = compared_maps(compare or [])
     for other in others:
         other.check([pair.image for pair in pairs])
+    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel))
     with ExitStack() as stack:
-        source = stack.enter_context(_open_source(checkpoint, engine, maps, device, threads, batch, flips))
+        source = stack.enter_context(_open_source(checkpoint, engine, maps, options))
         source.check([*(pair.image for pair in pairs), *clean_pictures])
         if report is not None:
             from sdi.train.evaluation.report import write_report  # what is not installed shows before the work
@@ -182,37 +213,50 @@ def eval_command(
             claim_folder(save_maps, "masks", overwrite, "sdi-eval --save-maps")
         log.print(f"{source.detail}; {len(pairs)} pictures")
         evaluations, clean_steel = _evaluate([source, *others], pairs, clean_pictures, threshold, save_maps, workers)
+    tested = choose_layout(data, layout) if data is not None and split == "test" else None
+    known = dataset_of(test_split or {pair.name for pair in pairs}, tested)
+    results = Results(
+        [replace(each, test_split=test_split) for each in evaluations],
+        clean_steel,
+        f"{split} of {data}" if data is not None else f"{images}",
+        known,
+        before,
+        threshold,
+    )
+    if before is not None:
+        before.changes(results.first)  # refuses what was made of other pictures before anything is written
     files = [] if save_maps is None else [save_maps]
     if csv is not None:
-        write_text(csv, csv_text(evaluations, clean_steel))
+        write_text(csv, csv_text(results))
         files.append(csv)
     if report is not None:
-        described = f"{split} of {data}" if data is not None else f"{images}"
-        files.append(write_report(report, evaluations, clean_steel, described))
+        files.append(write_report(report, results))
+        keep_evaluation(report, results.first)
     if json:
-        print_json({**to_dict(evaluations, clean_steel), "files": [str(path) for path in files]})
+        print_json({**to_dict(results), "files": [str(path) for path in files]})
         return
-    print_tables(evaluations, clean_steel)
+    print_tables(results)
     for path in files:
         log.print(f"wrote {path}")
 
 
-def _open_source(
-    checkpoint: Path | None,
-    engine: Path | None,
-    maps: Path | None,
-    device: str,
-    threads: int | None,
-    batch: int,
-    flips: bool,
-) -> MapSource:
+def _test_split(data: Path, layout: str | None) -> frozenset[str]:
+    """Names of the test pictures, where all pictures are scored and the data tells both splits apart."""
+    from sdi.train.data import find_pairs, splits_at
+
+    if set(splits_at(data, layout)) != {"train", "test"}:
+        return frozenset()
+    return frozenset(pair.name for pair in find_pairs(data, "test", layout=layout))
+
+
+def _open_source(checkpoint: Path | None, engine: Path | None, maps: Path | None, options: NetworkOptions) -> MapSource:
     from sdi.train.evaluation.maps import CheckpointMaps, EngineMaps, FolderMaps
 
     if checkpoint is not None:
         with log.status("loading PyTorch"):
-            return CheckpointMaps(checkpoint, device, threads, batch, flips)
+            return CheckpointMaps(checkpoint, options)
     if engine is not None:
-        return EngineMaps(engine, device, threads, batch, flips)
+        return EngineMaps(engine, options)
     if maps is not None:
         return FolderMaps(maps)
     raise InputError(_ONE_OF)
@@ -263,35 +307,20 @@ def _evaluate(
             write_image(save_maps / f"{name}.png", saliency)
 
     pixels = read_truth(pairs[0].mask).size * len(pairs) * len(sources)
-    with Scorer(workers or workers_worth_starting(pixels)) as scorer, _progress() as progress:
-        evaluations, clean_steel = [], None
-        for source in sources:
-            task = progress.add_task(source.label, total=len(pairs))
-            is_first = source is sources[0]
-            evaluations.append(
-                evaluate(pairs, source, scorer, keep=keep if is_first else None, done=partial(progress.advance, task))
-            )
-        if clean_pictures:
-            task = progress.add_task("clean steel", total=len(clean_pictures))
-            clean_steel = evaluate_clean(
-                clean_pictures, sources[0], threshold, keep=keep, done=partial(progress.advance, task)
-            )
-    return evaluations, clean_steel
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=log, transient=True, disable=not log.is_terminal) as progress:
-        yield progress
+    progress = ConsoleProgress()
+    with Scorer(workers or workers_worth_starting(pixels)) as scorer:
+        first = evaluate(pairs, sources[0], scorer, keep=keep, progress=progress)
+        others = [evaluate(pairs, source, scorer, progress=progress) for source in sources[1:]]
+    clean_steel = None
+    if clean_pictures:
+        clean_steel = evaluate_clean(clean_pictures, sources[0], threshold, keep=keep, progress=progress)
+    return [first, *others], clean_steel
 
 
 def _show_complexity(json: bool) -> None:
     with log.status("loading PyTorch"):
         from sdi.train.complexity import complexity_rows, complexity_table
-    rows = complexity_rows()
+    rows = complexity_rows(ConsoleProgress())
     if json:
         print_json(rows)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class TrainOptions:
     resume: Path | None = None
     output: Path | None = None
     compiled: bool = False
+    trust_masks: bool = False
 
     def changes(self) -> dict[str, Any]:
         """Recipe fields with their values, from flags and from --set.
@@ -79,6 +80,7 @@ class TrainingPlan:
     keep: tuple[str, ...] = ()  # layers that training for INT8 leaves in high precision
     teachers: tuple[str, ...] = ()  # checkpoints, or names of networks that come with sdi
     compiled: bool = False
+    trust_masks: bool = False  # they may mark more than half of all pixels, or none
     default_recipe: bool = False  # nobody chose a recipe
 
     def __post_init__(self) -> None:
@@ -118,13 +120,16 @@ def plan_training(options: TrainOptions) -> TrainingPlan:
         recipe = recipe_for_int8(start, options.recipe, changes)
     else:
         recipe = recipe_of_model(model, options.recipe, changes)
+    data = options.data
+    if start is not None and options.qat and data.mm_per_pixel is None:  # the same steel, a few epochs more
+        data = replace(data, mm_per_pixel=start.mm_per_pixel)
     run = options.output or Path("runs") / model / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if any((run / name).exists() for name in ("last.pt", "best.pt")):
         raise InputError(f"{run} holds a run already; go on with --resume {run} or choose another -o")
     return TrainingPlan(
         model,
         recipe,
-        options.data,
+        data,
         run,
         start,
         pretrained=options.pretrained,
@@ -132,6 +137,7 @@ def plan_training(options: TrainOptions) -> TrainingPlan:
         keep=options.qat_keep,
         teachers=options.teachers,
         compiled=options.compiled,
+        trust_masks=options.trust_masks,
         default_recipe=options.recipe is None and options.qat is None,
     )
 
@@ -153,10 +159,11 @@ def _resumed(options: TrainOptions, resume: Path) -> TrainingPlan:
     if "recipe" not in before.training:
         raise InputError("the checkpoint to resume was not trained by sdi-train; resume from a run's last.pt")
     data = options.data
-    if not (data.images or data.masks):
-        known = DataLocation.from_dict(before.training.get("state", {}).get("data", {}))
-        if known.folders() and all(folder.is_dir() for folder in known.folders()):
-            data = known
+    known = DataLocation.from_dict(before.training.get("state", {}).get("data", {}))
+    scale = data.mm_per_pixel or known.mm_per_pixel
+    if not (data.images or data.masks) and known.folders() and all(folder.is_dir() for folder in known.folders()):
+        data = known
+    data = replace(data, mm_per_pixel=scale)
     return TrainingPlan(
         before.model,
         Recipe.from_dict(before.training["recipe"]),
@@ -166,4 +173,5 @@ def _resumed(options: TrainOptions, resume: Path) -> TrainingPlan:
         resumed=True,
         for_int8="qat" in before.training,
         compiled=options.compiled,
+        trust_masks=True,  # they were judged when the run began
     )

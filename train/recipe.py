@@ -13,7 +13,7 @@ from sdi.train.augment import Augmentation
 __all__ = ["Recipe", "View", "parse_settings", "recipe_fields"]
 
 _POSITIVE = ("learning_rate", "batch_size", "accumulate", "evaluate_every", "epochs", "steps", "eps", "power")
-_SHARES = ("warmup", "ema", "momentum", "early", "floor", "paste", "clean")  # 0 included, 1 not
+_SHARES = ("warmup", "ema", "momentum", "early", "floor", "paste", "clean", "wide")  # 0 included, 1 not
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Recipe:
     The length is given in epochs or in steps, one of them. All sizes are (height, width).
     """
 
-    learning_rate: float  # greatest value, reached after the warm-up
+    learning_rate: float  # peak value, reached after the warm-up
     input_hw: tuple[int, int]  # pictures are resized to it; the network validates and is exported at it
     crop_hw: tuple[int, int] | None = None  # trained on random windows of this size in the resized picture
     early_hw: tuple[int, int] | None = None  # trained on pictures of this size first, which costs less
@@ -65,6 +65,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     paste: float = 0.0  # share of the pictures that get a window of another one, with its mask (CutMix)
     clean: float = 0.0  # share of the pictures that are defect-free: background of the others, and synthetic strip
+    wide: float = 0.0  # share of the pictures that are windows of wide strip, made of the training pictures
     distil: float = 0.5  # weight of the teachers' mean map in the truth, where there are teachers
     iou: float = 0.0  # weight of each saliency map's soft IoU, added to the network's own loss
 
@@ -164,7 +165,7 @@ class Recipe:
 
 
 def recipe_fields() -> list[str]:
-    """What a recipe can be told: its fields in their order, those of the augmentation as `augmentation.NAME`."""
+    """Names of all settings: the recipe's fields in their order, those of the augmentation as `augmentation.NAME`."""
     return list(_field_types())
 
 

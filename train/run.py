@@ -12,8 +12,9 @@ from lightning_fabric import Fabric
 
 from sdi.runtime.common.console import log, out
 from sdi.runtime.common.files import ensure_folder
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.allocator import keep_freed_memory
-from sdi.train.data import load_samples
+from sdi.train.data import load_samples, refuse_doubtful_masks
 from sdi.train.devices import Devices, one_voice, open_fabric
 from sdi.train.models import model_spec
 from sdi.train.plan import TrainingPlan
@@ -44,7 +45,9 @@ class Outcome:
         return self.run / "best.pt"
 
 
-def run_training(plan: TrainingPlan, devices: Devices, limit_steps: int | None = None) -> Outcome:
+def run_training(
+    plan: TrainingPlan, devices: Devices, limit_steps: int | None = None, progress: Progress = SILENT
+) -> Outcome:
     """Train, and leave `best.pt`, `last.pt` and `log.csv` in the run's folder.
 
     Raises:
@@ -57,14 +60,15 @@ def run_training(plan: TrainingPlan, devices: Devices, limit_steps: int | None =
     if fabric.device.type == "cpu":
         keep_freed_memory()
         if plan.default_recipe and not plan.resumed and not model_spec(plan.model).trains_on_cpu:
-            log.print("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")
+            progress.log("training as the paper did, which is meant for a GPU; on a CPU choose --recipe quick")
     _launch(fabric, devices.threads)
     with one_voice(fabric):
         plan = replace(plan, run=fabric.broadcast(plan.run))  # its name may hold the time
-        trainer = _trainer(plan, splits, fabric)
-        _announce(trainer, splits, started=plan.start is not None and not plan.resumed)
+        trainer = _trainer(plan, splits, fabric, progress)
+        _announce(trainer, splits, progress, started=plan.start is not None and not plan.resumed)
         if plan.for_int8 and trainer.validation and not trainer.step:
-            log.print(f"in INT8 before training: S {trainer.keep_start()['S']:.4f}; kept as best.pt until it is beaten")
+            s = trainer.keep_start()["S"]
+            progress.log(f"in INT8 before training: S {s:.4f}; kept as best.pt until it is beaten")
         finished, interrupted = watch(trainer, limit_steps)
     best = None if trainer.best == -math.inf else trainer.best
     ended = (finished, interrupted, trainer.step, trainer.steps, best)
@@ -80,16 +84,18 @@ def _launch(fabric: Fabric, threads: int | None) -> None:
     log.quiet = out.quiet = not fabric.is_global_zero
 
 
-def _trainer(plan: TrainingPlan, splits: Splits, fabric: Fabric) -> Trainer:
+def _trainer(plan: TrainingPlan, splits: Splits, fabric: Fabric, progress: Progress) -> Trainer:
     """Network, pictures and teachers in memory, at the step where training goes on."""
     network = network_to_train(plan.model, plan.start, plan.recipe.seed, fabric, plan.pretrained)
     samples, validation = load_samples(splits.train), load_samples(splits.validation)
     refuse_leaks(samples, validation)
+    if not plan.trust_masks:
+        refuse_doubtful_masks(sample.mask for sample in (*samples, *validation))
     setup = Setup(fabric, plan.compiled, plan.data, teachers=teachers_of(plan.teachers, plan.before))
     if plan.start is not None and plan.for_int8:
         # An author's preprocessing may be another than we train with.
         setup = replace(setup, preprocessing=plan.start.preprocessing)
-        int8 = make_int8(network, plan, samples, validation, fabric.device)
+        int8 = make_int8(network, plan, samples, validation, fabric.device, progress)
         setup = replace(setup, int8=int8)
     ensure_folder(plan.run)
     trainer = Trainer(plan.model, network, plan.recipe, samples, validation, plan.run, setup)
@@ -98,19 +104,19 @@ def _trainer(plan: TrainingPlan, splits: Splits, fabric: Fabric) -> Trainer:
     return trainer
 
 
-def _announce(trainer: Trainer, splits: Splits, *, started: bool) -> None:
+def _announce(trainer: Trainer, splits: Splits, progress: Progress, *, started: bool) -> None:
     recipe = trainer.recipe
     devices = trainer.fabric.world_size
     where = f"{devices} x {trainer.fabric.device.type}" if devices > 1 else str(trainer.fabric.device)
     each = trainer.steps_per_epoch
     length = f"{recipe.epochs} epochs of {each} steps" if recipe.epochs else f"{recipe.steps} steps, {each} an epoch"
     test = "test split untouched" if splits.test else "no test split besides"
-    log.print(
+    progress.log(
         f"{trainer.spec.name} {recipe.input_hw[0]}x{recipe.input_hw[1]} on {where}: "
         f"{len(trainer.samples)} pictures, {len(trainer.validation)} to validate (--val {recipe.validation}), {test}; "
         f"{length}, batch {trainer.batches.size}; run {trainer.run}"
     )
     if not trainer.step and not trainer.spec.backbone and not started:
-        log.print("it starts from random weights: there are no ImageNet weights for it")
+        progress.log("it starts from random weights: there are no ImageNet weights for it")
     if trainer.step:
-        log.print(f"resumed at step {trainer.step} of {trainer.steps}")
+        progress.log(f"resumed at step {trainer.step} of {trainer.steps}")

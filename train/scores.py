@@ -116,7 +116,7 @@ def score_picture(saliency: np.ndarray, mask: np.ndarray, *, stretch: bool = Tru
 def mean_scores(pictures: Sequence[PictureScores]) -> dict[str, float]:
     """S-measure, max / mean / adaptive F and E (beta^2 = .3), MAE over pictures; see `SCORE_NAMES`.
 
-    The greatest F and E are those of the mean curve: one threshold for all pictures.
+    The maximum F and E are those of the mean curve: one threshold for all pictures.
     """
     f, e = _mean([p.f for p in pictures]), _mean([p.e for p in pictures])
     values = (

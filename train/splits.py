@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sdi.runtime.common.errors import InputError, some_of
 from sdi.train.data import Pair, Sample, find_pairs, hold_out, splits_at
@@ -11,30 +13,41 @@ from sdi.train.data import Pair, Sample, find_pairs, hold_out, splits_at
 __all__ = ["DataLocation", "Splits", "choose_splits", "refuse_leaks"]
 
 
+_FOLDERS = ("data", "images", "masks")
+
+
 @dataclass(frozen=True)
 class DataLocation:
-    """Where pictures and masks lie: a folder in a known layout, or two folders matched by stem."""
+    """Where pictures and masks lie, and their scale: a folder in a known layout, or two folders matched by stem.
+
+    Raises:
+        InputError: the scale is not above 0.
+    """
 
     data: Path | None = None
     images: Path | None = None
     masks: Path | None = None
     layout: str | None = None  # of data; None recognises it
+    mm_per_pixel: float | None = None  # of the pictures; None: unknown
+
+    def __post_init__(self) -> None:
+        if self.mm_per_pixel is not None and not 0 < self.mm_per_pixel < math.inf:
+            raise InputError(f"mm-per-pixel must be above 0, e.g. 0.25, got {self.mm_per_pixel}")
 
     def folders(self) -> list[Path]:
-        """Those that are given."""
+        """The folders that are given."""
         return [path for path in (self.data, self.images, self.masks) if path is not None]
 
-    def to_dict(self) -> dict[str, str]:
-        """Absolute paths of what is given, for a checkpoint to find its data again."""
-        given = {"data": self.data, "images": self.images, "masks": self.masks}
-        paths = {name: str(path.resolve()) for name, path in given.items() if path is not None}
-        return {**paths, **({"layout": self.layout} if self.layout else {})}
+    def to_dict(self) -> dict[str, Any]:
+        """What is given, with absolute paths, for a checkpoint to find its data again."""
+        given = {name: value for name, value in vars(self).items() if value}
+        return {name: str(value.resolve()) if isinstance(value, Path) else value for name, value in given.items()}
 
     @staticmethod
-    def from_dict(value: dict[str, str]) -> DataLocation:
+    def from_dict(value: dict[str, Any]) -> DataLocation:
         """The inverse of `to_dict`."""
-        paths = {name: Path(path) for name, path in value.items() if name != "layout"}
-        return DataLocation(**paths, layout=value.get("layout"))
+        known: dict[str, Any] = {name: Path(item) if name in _FOLDERS else item for name, item in value.items()}
+        return DataLocation(**known)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from sdi.runtime.common.console import log, warn
+from sdi.runtime.common.console import warn
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import resize_image
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.backbone import load_pretrained
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
 from sdi.train.data import Sample
@@ -111,6 +112,7 @@ def make_int8(
     samples: list[Sample],
     validation: list[Sample],
     device: torch.device,
+    progress: Progress = SILENT,
 ) -> Int8Places:
     """Let the network compute as in INT8, with the ranges of the resumed run, or with those of training pictures."""
     assert plan.start is not None
@@ -120,20 +122,19 @@ def make_int8(
     if plan.resumed:
         places = Int8Places.from_dict(plan.start.training["qat"])
     else:
-        with log.status("measuring ranges on training pictures"):
-            places = measure_places(network, _normalised(samples[:: -(-len(samples) // _RANGED_ON)], module), plan.keep)
+        chosen = samples[:: -(-len(samples) // _RANGED_ON)]
+        ranged = progress.track(chosen, "measuring ranges on training pictures")
+        places = measure_places(network, _normalised(ranged, module), plan.keep)
         if validation:
-            with log.status("scoring in float32"):
-                s = score_module(module, validation)["S"]
-            log.print(f"in float32: S {s:.4f}")
+            progress.log(f"in float32: S {score_module(module, validation)['S']:.4f}")
     train_for_int8(network, places)
     count = f"{len(places.inputs)} convolutions and {len(places.skips)} skip inputs"
     kept = f", {len(places.kept)} convolutions stay in high precision" if places.kept else ""
-    log.print(f"training for INT8: {count} are quantised, with ranges of {places.pictures} training pictures{kept}")
+    progress.log(f"training for INT8: {count} are quantised, with ranges of {places.pictures} training pictures{kept}")
     return places
 
 
-def _normalised(samples: Sequence[Sample], module: EngineModule) -> Iterator[Tensor]:
+def _normalised(samples: Iterable[Sample], module: EngineModule) -> Iterator[Tensor]:
     """Pictures as the network takes them, one by one."""
     device = next(module.network.parameters()).device
     for sample in samples:

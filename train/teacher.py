@@ -1,4 +1,4 @@
-"""Distillation: what trained networks answer stands beside the truth.
+"""Distillation: the maps of trained networks are mixed into the truth.
 
 Source: Hinton et al., Distilling the knowledge in a neural network, 2015; here on maps, whose soft values are
 probabilities already.
@@ -23,7 +23,7 @@ __all__ = ["Teachers"]
 class Teachers(nn.Module):
     """The mean map of one or several trained networks of any kind, each with its own preprocessing.
 
-    They see what the student sees, augmented, at the student's size, so that they say something new in every epoch.
+    They see what the student sees, augmented, at the student's size, so that their maps differ in every epoch.
 
     Args:
         named: checkpoints, or names of networks whose checkpoint comes with sdi.

@@ -37,12 +37,12 @@ from sdi.train.scores import score_module
 from sdi.train.splits import DataLocation
 from sdi.train.teacher import Teachers
 
-__all__ = ["Progress", "Setup", "Trainer"]
+__all__ = ["Setup", "StepReport", "Trainer"]
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One step's report to whoever watches."""
+class StepReport:
+    """How far a training has come, after a step and after an evaluation."""
 
     step: int  # steps done
     steps: int  # steps in all
@@ -78,9 +78,9 @@ class Trainer:
 
     Everything random, dropout included, follows from the seed and the step, so resuming needs no state of it. With
     several processes each computes its share of every batch, and their mean gradient is what one process would have
-    computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over all shares; on a CPU, for
-    which PyTorch has no such layer, each share is normalised by itself, and the running statistics are the shares'
-    mean. The first process alone writes files.
+    computed with as many parts (`recipe.accumulate`). On GPUs batch norm is synchronised over all shares. PyTorch has
+    no such layer for a CPU: there each share is normalised by itself, and the running statistics are the shares' mean.
+    The first process alone writes files.
 
     Args:
         network: random or pretrained; trained in place.
@@ -140,7 +140,7 @@ class Trainer:
         self,
         *,
         limit_steps: int | None = None,
-        report: Callable[[Progress], None] = lambda progress: None,
+        report: Callable[[StepReport], None] = lambda step: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Train to the recipe's end, or `limit_steps` more steps, or until `stop()` in any process; save `last.pt`.
@@ -159,7 +159,7 @@ class Trainer:
             self._save("best.pt")
         return self.step >= self.steps
 
-    def _epoch(self, last: int, report: Callable[[Progress], None], stop: Callable[[], bool]) -> None:
+    def _epoch(self, last: int, report: Callable[[StepReport], None], stop: Callable[[], bool]) -> None:
         """Train from the present step to the epoch's end, or to where it must stop."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         total, started = 0.0, time.monotonic()
@@ -167,7 +167,7 @@ class Trainer:
         for n, shares in enumerate(self.batches.epoch(epoch, done), start=1):
             total += self._train_step(shares)
             rate = n * self.batches.size / (time.monotonic() - started)
-            progress = Progress(self.step, self.steps, epoch + 1, total / n, rate)
+            progress = StepReport(self.step, self.steps, epoch + 1, total / n, rate)
             report(progress)
             if self.step >= last or self._any(stop()):
                 break
@@ -185,7 +185,7 @@ class Trainer:
         self._save("last.pt", resumable=True, metrics=metrics)
         self._write_log()
         if metrics:
-            report(Progress(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
+            report(StepReport(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
 
     def _train_step(self, shares: list[Share]) -> float:
         """One step of the optimiser. Returns the batch's loss."""
@@ -342,9 +342,17 @@ class Trainer:
                     weights=self.product.state_dict(),
                     metrics=metrics or {},
                     training=training,
+                    native_hw=self._native_hw,
+                    mm_per_pixel=self.setup.data.mm_per_pixel,
                 ),
             )
         self.fabric.barrier()
+
+    @cached_property
+    def _native_hw(self) -> tuple[int, int]:
+        """The size of a training picture, the median of each side."""
+        height, width = np.median([sample.image.shape[:2] for sample in self.samples], axis=0).round().astype(int)
+        return int(height), int(width)
 
     @cached_property
     def _pictures(self) -> str:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from sdi.runtime.common.console import log
-from sdi.train.trainer import Progress, Trainer
+from sdi.train.trainer import StepReport, Trainer
 
 __all__ = ["watch"]
 
@@ -45,7 +45,7 @@ def watch(trainer: Trainer, limit_steps: int | None) -> tuple[bool, bool]:
         with Bar(*columns, console=log) as bar:
             task = bar.add_task("train", total=trainer.steps, completed=trainer.step, epoch=1, loss=0.0, rate=0.0)
 
-            def report(progress: Progress) -> None:
+            def report(progress: StepReport) -> None:
                 bar.update(
                     task,
                     completed=progress.step,

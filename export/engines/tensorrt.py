@@ -19,10 +19,10 @@ from sdi.runtime.engine.cuda import Gpu, open_cuda
 from sdi.runtime.engine.tensorrt_library import (
     TENSORRT,
     TENSORRT_RTX,
-    Journal,
     Library,
+    LibraryLog,
     bytes_of,
-    journal_of,
+    log_of,
     version_of,
 )
 
@@ -93,22 +93,22 @@ class TensorRTBuilder(EngineBuilder):
     def build(self, job: BuildJob, options: BuildOptions) -> BuiltPlan:
         trt = self._library.load()
         gpu = None if self._portable else open_cuda().gpu
-        journal = journal_of(trt)
-        journal.clear()
-        journal.listener = options.listener
+        log = log_of(trt)
+        log.clear()
+        log.listener = options.listener
         try:
             with BuildProgress(trt, f"building with {self._library.title}") as progress:
-                builder = trt.Builder(journal.logger)
+                builder = trt.Builder(log.logger)
                 if builder is None:
-                    raise DeviceError(f"{self._library.title} could not start: {journal.last_error()}")
-                network = _parse(trt, builder, job, options, journal)
+                    raise DeviceError(f"{self._library.title} could not start: {log.last_error()}")
+                network = _parse(trt, builder, job, options, log)
                 progress.check()
                 config = _configure(trt, builder, network, job, options)
                 if progress.monitor is not None:
                     config.progress_monitor = progress.monitor
-                data = self._serialise(trt, builder, network, config, job, journal, progress)
+                data = self._serialise(trt, builder, network, config, job, log, progress)
         finally:
-            journal.listener = None
+            log.listener = None
         capabilities = RTX_CAPABILITIES if self._portable else (_built_for(gpu, options),)
         return BuiltPlan(
             data=data,
@@ -116,7 +116,7 @@ class TensorRTBuilder(EngineBuilder):
             compute_capabilities=options.compute_capabilities or capabilities,
             gpu=gpu.name if gpu else None,
             layers=network.num_layers,
-            notes=self._notes(job.precision, journal, config, network, options),
+            notes=self._notes(job.precision, log, config, network, options),
         )
 
     def _serialise(
@@ -126,7 +126,7 @@ class TensorRTBuilder(EngineBuilder):
         network: trt_types.INetworkDefinition,
         config: trt_types.IBuilderConfig,
         job: BuildJob,
-        journal: Journal,
+        log: LibraryLog,
         progress: BuildProgress,
     ) -> memoryview:
         # TensorRT-RTX has a timing cache in name only, and it wants a GPU.
@@ -137,15 +137,15 @@ class TensorRTBuilder(EngineBuilder):
         progress.check()
         if data is None:
             hint = "; --refit needs a GPU here" if config.get_flag(trt.BuilderFlag.REFIT) and self._portable else ""
-            raise DeviceError(f"{self._library.title} could not build {job.onnx.name}: {journal.last_error()}{hint}")
+            raise DeviceError(f"{self._library.title} could not build {job.onnx.name}: {log.last_error()}{hint}")
         if cache is not None:
             write_bytes(cache, bytes(bytes_of(config.get_timing_cache().serialize())))
         return bytes_of(data)
 
     def _notes(
-        self, precision: str, journal: Journal, config: Any, network: Any, options: BuildOptions
+        self, precision: str, log: LibraryLog, config: Any, network: Any, options: BuildOptions
     ) -> tuple[str, ...]:
-        notes = [f"builder: {text}" for text in dict.fromkeys(journal.warnings)]
+        notes = [f"builder: {text}" for text in dict.fromkeys(log.warnings)]
         if self._portable and precision == "int8":
             notes.append(
                 "TensorRT-RTX documents INT8 for weights only: this build proves that the file parses, not INT8 "
@@ -165,17 +165,17 @@ def strongly_typed(trt: Any) -> bool:
 
 
 def _parse(
-    trt: Any, builder: trt_types.Builder, job: BuildJob, options: BuildOptions, journal: Journal
+    trt: Any, builder: trt_types.Builder, job: BuildJob, options: BuildOptions, log: LibraryLog
 ) -> trt_types.INetworkDefinition:
     check_opset(job.onnx)
     strong = strongly_typed(trt) and not _weak_dla(trt, options)
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(1 << int(flag) if strong and flag is not None else 0)
-    parser = trt.OnnxParser(network, journal.logger)
+    parser = trt.OnnxParser(network, log.logger)
     if options.dla_core is not None and hasattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA"):
         parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse_from_file(str(job.onnx)):
-        raise InputError(f"{job.onnx} cannot be built with this library: {'; '.join(_parser_errors(parser, journal))}")
+        raise InputError(f"{job.onnx} cannot be built with this library: {'; '.join(_parser_errors(parser, log))}")
     check_contract(trt, network, job.onnx, planar=job.planar)
     half = None if strong else half_tensor(trt, network)
     if half is not None:
@@ -187,7 +187,7 @@ def _parse(
     return network
 
 
-def _parser_errors(parser: trt_types.OnnxParser, journal: Journal) -> list[str]:
+def _parser_errors(parser: trt_types.OnnxParser, log: LibraryLog) -> list[str]:
     """Every error of the parser with the node it is about."""
     found = []
     for i in range(parser.num_errors):
@@ -196,7 +196,7 @@ def _parser_errors(parser: trt_types.OnnxParser, journal: Journal) -> list[str]:
         named = " ".join(getattr(error, part)() for part in ("node_operator", "node_name") if hasattr(error, part))
         kind = str(error.code()).rpartition(".")[2].replace("_", " ").lower()
         found.append(f"{where} {named.strip()}".strip() + f": {kind} ({error.desc()})")
-    return found or [journal.last_error()]
+    return found or [log.last_error()]
 
 
 def _configure(
@@ -245,10 +245,10 @@ def _add_profile(
     assert job.profile is not None
     profile = builder.create_optimization_profile()
     shapes: list[Any] = [(n, 3, *size) if job.planar else (n, *size, 3) for n, *size in job.profile]
-    least, best, greatest = shapes
-    profile.set_shape(network.get_input(0).name, least, best, greatest)
+    low, opt, high = shapes
+    profile.set_shape(network.get_input(0).name, low, opt, high)
     if config.add_optimization_profile(profile) < 0:
-        raise InputError(f"{job.onnx} cannot take frames of {least} to {greatest}; export it with --dynamic")
+        raise InputError(f"{job.onnx} cannot take frames of {low} to {high}; export it with --dynamic")
 
 
 def _weaken(trt: Any, network: Any, config: Any, job: BuildJob) -> None:

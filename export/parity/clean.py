@@ -1,4 +1,4 @@
-"""Clean steel: how much of defect-free pictures a runner takes for a defect.
+"""Clean steel: how much of defect-free pictures a network takes for a defect.
 
 A patch goes through a runner as any picture goes through the runtime: whole, resized to the frame size, and the map
 back. A patch smaller than the frame is thus enlarged, as in training; padding it would draw an edge around it, which
@@ -7,26 +7,26 @@ is what these networks look for, and repeating it would draw seams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from sdi.export.feed import Feed
 from sdi.export.parity.evidence import titled_row
-from sdi.export.parity.figures import to_levels
-from sdi.export.parity.runners import Runner
+from sdi.export.parity.metrics import to_levels
+from sdi.export.parity.result import CleanSummary
+from sdi.export.runners import InputSpec, Runner
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import list_images, read_image, resize_image
+from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.common.strip import draw_strip
 from sdi.runtime.inspection.defects import gray_level
 from sdi.train.clean import CleanSteel
 from sdi.train.data import Pair, load_samples
 
-__all__ = ["CleanAreas", "CleanPatch", "clean_areas", "clean_patches", "patch_picture"]
+__all__ = ["CleanAreas", "CleanPatch", "clean_areas", "clean_patches", "worst_patch_picture"]
 
 _SOURCES = 200  # pictures that windows are cut from, at most: they are in memory together
 
@@ -49,7 +49,7 @@ class CleanAreas:
 
     @property
     def worst(self) -> int:
-        """Index of the patch with the greatest area, the first where several have it."""
+        """Index of the patch with the maximum area, the first where several have it."""
         return int(self.areas.argmax())
 
     def mean(self, *, drawn: bool) -> float | None:
@@ -57,8 +57,8 @@ class CleanAreas:
         chosen = [area for patch, area in zip(self.patches, self.areas, strict=True) if patch.drawn == drawn]
         return float(np.mean(chosen)) if chosen else None
 
-    def figures(self, reference: CleanAreas) -> dict[str, float]:
-        """What a gate holds against bounds; see `figures.FIGURES`.
+    def metrics(self, reference: CleanAreas) -> dict[str, float]:
+        """The metrics of clean steel; see `metrics.METRICS`.
 
         Args:
             reference: of the same patches, in PyTorch.
@@ -71,16 +71,16 @@ class CleanAreas:
         }
         return {name: value for name, value in found.items() if value is not None}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a report."""
-        return {
-            "patches": len(self.patches),
-            "drawn": sum(patch.drawn for patch in self.patches),
-            "with_any": int((self.areas > 0).sum()),
-            "mean": float(self.areas.mean()),
-            "worst": self.patches[self.worst].name,
-            "worst_area": float(self.areas[self.worst]),
-        }
+    def summary(self) -> CleanSummary:
+        """What a report says of them."""
+        return CleanSummary(
+            patches=len(self.patches),
+            drawn=sum(patch.drawn for patch in self.patches),
+            with_any=int((self.areas > 0).sum()),
+            mean=float(self.areas.mean()),
+            worst=self.patches[self.worst].name,
+            worst_area=float(self.areas[self.worst]),
+        )
 
 
 def clean_patches(
@@ -105,8 +105,8 @@ def clean_patches(
     if folder is not None:
         patches += [CleanPatch(path.stem, read_image(path), drawn=False) for path in list_images(folder)]
     if pairs:
-        places = np.linspace(0, len(pairs) - 1, min(_SOURCES, len(pairs))).round().astype(int)
-        steel = CleanSteel(load_samples([pairs[i] for i in places]))
+        chosen = np.linspace(0, len(pairs) - 1, min(_SOURCES, len(pairs))).round().astype(int)
+        steel = CleanSteel(load_samples([pairs[i] for i in chosen]))
         if not steel.has_windows:
             raise InputError(
                 "no picture has 64x64 pixels without a defect to cut from its background; give defect-free pictures: "
@@ -122,12 +122,12 @@ def clean_patches(
 
 def clean_areas(
     run: Runner,
-    feed: Feed,
+    spec: InputSpec,
     patches: Sequence[CleanPatch],
     threshold: float,
-    track: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, what: items,
+    progress: Progress = SILENT,
 ) -> CleanAreas:
-    """What a runner takes for a defect, by the runtime's rule: 8 bits, at the patch's own size, never stretched.
+    """What a network takes for a defect, by the runtime's rule: 8 bits, at the patch's own size, never stretched.
 
     Raises:
         InputError: no patch.
@@ -136,24 +136,28 @@ def clean_areas(
     if not patches:
         raise InputError("no patch of clean steel to judge by")
     level = gray_level(threshold)
-    areas = [float((_map(run, feed, patch.image) >= level).mean()) for patch in track(patches, "clean steel")]
+    areas = [float((_map(run, spec, patch.image) >= level).mean()) for patch in progress.track(patches, "clean steel")]
     return CleanAreas(patches, np.array(areas))
 
 
-def patch_picture(run: Runner, feed: Feed, areas: CleanAreas, index: int, runner: str, threshold: float) -> np.ndarray:
-    """A patch, a runner's map of it, and what is taken for a defect in red: (H, W, 3) uint8 BGR, titled."""
-    patch = areas.patches[index]
-    saliency = _map(run, feed, patch.image)
+def worst_patch_picture(name: str, run: Runner, spec: InputSpec, areas: CleanAreas, threshold: float) -> np.ndarray:
+    """The worst patch, the map of it, and what is taken for a defect in red: (H, W, 3) uint8 BGR, titled.
+
+    Args:
+        name: of what ran, for the map's title.
+    """
+    patch = areas.patches[areas.worst]
+    saliency = _map(run, spec, patch.image)
     over = patch.image.copy()
     over[saliency >= gray_level(threshold)] = (0, 0, 255)
-    taken = f"taken for a defect: {areas.areas[index]:.1%}"
-    panels = [("steel", patch.image), (runner, cv2.cvtColor(saliency, cv2.COLOR_GRAY2BGR)), (taken, over)]
+    taken = f"taken for a defect: {areas.areas[areas.worst]:.1%}"
+    panels = [("steel", patch.image), (name, cv2.cvtColor(saliency, cv2.COLOR_GRAY2BGR)), (taken, over)]
     return titled_row(patch.name, panels)
 
 
-def _map(run: Runner, feed: Feed, image: np.ndarray) -> np.ndarray:
+def _map(run: Runner, spec: InputSpec, image: np.ndarray) -> np.ndarray:
     """(H, W) uint8 at the picture's own size, as `sdi.runtime.Engine` answers it."""
-    frame = feed.frame(image)
+    frame = spec.frame(image)
     answer = run(frame[None])[0]
     if answer.shape != frame.shape[:2]:
         raise DeviceError(f"a runner answered {answer.shape} to a frame of {frame.shape[:2]}; export it again")

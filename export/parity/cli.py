@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.progress import ConsoleProgress
+from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
-    from sdi.export.parity.result import GateResult, RunnerResult
+    from sdi.export.parity.result import CandidateResult, GateResult
     from sdi.train.data import Pair
 
 __all__ = ["main"]
@@ -38,12 +40,13 @@ def parity_command(
     deploy: Annotated[
         bool, typer.Option("--deploy", help="Judge the deploy form too: batch norm folded, still in PyTorch.")
     ] = False,
-    where: Annotated[
+    bisect: Annotated[
         bool,
         typer.Option(
-            "--where", help="Find the first layer of each ONNX file that differs, by bisection on its worst picture."
+            "--bisect", help="Find the first layer of each ONNX file that differs, by bisection on its worst picture."
         ),
     ] = False,
+    where: Annotated[bool, typer.Option("--where", hidden=True, help="Former name of --bisect.")] = False,
     images: Annotated[
         Path | None,
         typer.Option(
@@ -96,13 +99,14 @@ def parity_command(
             help="Folder to keep a small record of each engine in, once all have passed.", rich_help_panel=_RELEASES
         ),
     ] = None,
-    against: Annotated[
+    baseline: Annotated[
         Path | None,
         typer.Option(
             help="Folder of --record: fail where an engine is worse than the last release of its kind.",
             rich_help_panel=_RELEASES,
         ),
     ] = None,
+    against: Annotated[Path | None, typer.Option(hidden=True, help="Former name of --baseline.")] = None,
     release: Annotated[
         str | None,
         typer.Option(
@@ -113,7 +117,7 @@ def parity_command(
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="HTML file of the store's figures over time; without --checkpoint nothing else is done.",
+            help="HTML file of the store's metrics over time; without --checkpoint nothing else is done.",
             rich_help_panel=_RELEASES,
         ),
     ] = None,
@@ -138,8 +142,11 @@ def parity_command(
         ),
     ] = False,
     json: Annotated[
-        bool, typer.Option("--json", help="Print figures, bounds and each picture as JSON.", rich_help_panel=_OUT)
+        bool, typer.Option("--json", help="Print metrics, bounds and each picture as JSON.", rich_help_panel=_OUT)
     ] = False,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None,
         typer.Option(
@@ -170,25 +177,27 @@ def parity_command(
       --report parity
 
       sdi-parity --checkpoint best.pt --engine minet-int8.onnx --data SD-saliency-900 --clean-steel
-      --against releases --record releases --release 1.4.0 --plot releases.html
+      --baseline releases --record releases --release 1.4.0 --plot releases.html
 
       sdi-parity --self-test --engine minet-fp16.plan
     """
     if print_tolerances:
         _print_tolerances(tolerances)
         return
+    bisect = renamed_option("--bisect", bisect or None, "--where", where or None) or False
+    baseline = renamed_option("--baseline", baseline, "--against", against)
     if not 0 < threshold <= 1:
         raise InputError(f"--threshold must be above 0 and at most 1, got {threshold}")
     if self_test:
-        if checkpoint is not None or deploy or where:
-            raise InputError("--self-test needs no checkpoint: leave out --checkpoint, --deploy and --where")
+        if checkpoint is not None or deploy or bisect:
+            raise InputError("--self-test needs no checkpoint: leave out --checkpoint, --deploy and --bisect")
         from sdi.export.parity.self_test import self_test as run_self_test
 
         run_self_test(engine or [], device or "auto", json)
         return
-    store = record or against
+    store = record or baseline
     if store is None and (plot is not None or release is not None):
-        raise InputError("--plot and --release are about a store of releases; give --against STORE or --record STORE")
+        raise InputError("--plot and --release are about a store of releases; give --baseline STORE or --record STORE")
     if checkpoint is None:
         if plot is not None and store is not None and not (engine or deploy or record):
             _plot(plot, store, overwrite)
@@ -198,17 +207,18 @@ def parity_command(
         from sdi.export.parity.clean import clean_patches
         from sdi.export.parity.gate import GateRequest, run_gate
         from sdi.export.parity.pictures import Pictures
+        from sdi.export.parity.regression import REGRESSION_LIMITS, compare_with_baseline, read_regression_limits
         from sdi.export.parity.store import check_release, read_store, record_of, save_records
         from sdi.export.parity.tables import print_result
         from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
-        from sdi.export.parity.worsening import WORSENING, hold_against, read_worsening
     from sdi.runtime.common.output_folder import claim_folder
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
 
     bounds = TOLERANCES if tolerances is None else read_tolerances(tolerances)
-    allowed = WORSENING if tolerances is None else read_worsening(tolerances)
+    allowed = REGRESSION_LIMITS if tolerances is None else read_regression_limits(tolerances)
     if release is not None:
         check_release(release)
-    records = [] if against is None else read_store(against)
+    records = [] if baseline is None else read_store(baseline)
     if plot is not None:
         from sdi.export.parity.plots import check_page
 
@@ -224,11 +234,21 @@ def parity_command(
         claim_folder(report, "parity", overwrite, "sdi-parity --report")
     evidence = evidence or (Path("parity-evidence") if report is None else report / "evidence")
     request = GateRequest(
-        checkpoint, engine or (), deploy, device or "cpu", threshold, bounds, evidence, where, overwrite, patches
+        checkpoint,
+        engine or (),
+        deploy,
+        device or "cpu",
+        threshold,
+        bounds,
+        evidence,
+        bisect,
+        overwrite,
+        patches,
+        Tiling(parse_tile(tile), overlap, mm_per_pixel),
     )
-    result = run_gate(request, pictures, track=_track, say=log.print)
-    if against is not None:
-        hold_against(result, records, release, allowed)
+    result = run_gate(request, pictures, ConsoleProgress())
+    if baseline is not None:
+        result = compare_with_baseline(result, records, release, allowed)
     if report is not None:
         from sdi.export.parity.report import write_reports
 
@@ -240,7 +260,7 @@ def parity_command(
         print_result(result)
     _verdict(result)
     if record is not None:
-        for path in save_records(record, [record_of(result, runner, release) for runner in result.runners]):
+        for path in save_records(record, [record_of(result, one, release) for one in result.candidates]):
             log.print(f"recorded {path}")
     if plot is not None and store is not None:
         _plot(plot, store, overwrite)
@@ -248,27 +268,27 @@ def parity_command(
 
 def _verdict(result: GateResult) -> None:
     """Leave with the exit code: a gate that failed goes before a device that is not here."""
-    failed = [_complaint(runner) for runner in result.runners if runner.failures or runner.worse]
+    failed = [_complaint(one) for one in result.candidates if one.failures or one.regressions]
     if failed:
         raise GateError("\n".join(failed))
-    if absent := [f"{runner.name}: {runner.unavailable}" for runner in result.runners if runner.unavailable]:
+    if absent := [f"{one.name}: {one.unavailable}" for one in result.candidates if one.unavailable]:
         raise DeviceError("cannot be compared here:\n" + "\n".join(absent))
 
 
-def _complaint(runner: RunnerResult) -> str:
-    """Everything that an engine fails by, and where that shows best."""
-    from sdi.export.parity.result import against_in_words
+def _complaint(result: CandidateResult) -> str:
+    """Everything that a candidate fails by, and where that shows best."""
+    from sdi.export.parity.result import regression_in_words
     from sdi.export.parity.tolerances import in_words
 
-    parts = [in_words(row) for row in runner.failures]
-    if any(not row.figure.startswith("clean") for row in runner.failures):
-        parts.append(f"worst picture {max(runner.pictures, key=lambda picture: picture['max'])['name']}")
-    if runner.clean is not None and any(row.figure.startswith("clean") for row in runner.failures):
-        parts.append(f"worst patch {runner.clean['worst']}")
-    if runner.worse:
-        parts.append(against_in_words(runner))
-    parts += [note for note in runner.notes if "another checkpoint" in note]
-    return f"{runner.name} fails the {runner.precision} gate: " + "; ".join(parts)
+    parts = [in_words(row) for row in result.failures]
+    if any(not row.metric.startswith("clean") for row in result.failures):
+        parts.append(f"worst picture {max(result.pictures, key=lambda picture: picture.max).name}")
+    if result.clean is not None and any(row.metric.startswith("clean") for row in result.failures):
+        parts.append(f"worst patch {result.clean.worst}")
+    if result.regressions:
+        parts.append(regression_in_words(result))
+    parts += [note for note in result.notes if "another checkpoint" in note]
+    return f"{result.name} fails the {result.precision} gate: " + "; ".join(parts)
 
 
 def _pairs(images: Path | None, masks: Path | None, data: Path | None) -> list[Pair] | None:
@@ -289,17 +309,11 @@ def _plot(path: Path, store: Path, overwrite: bool) -> None:
 
 
 def _print_tolerances(path: Path | None) -> None:
+    from sdi.export.parity.regression import REGRESSION_LIMITS, read_regression_limits, regression_limits_as_toml
     from sdi.export.parity.tolerances import TOLERANCES, read_tolerances, tolerances_as_toml
-    from sdi.export.parity.worsening import WORSENING, read_worsening, worsening_as_toml
 
     out.print(tolerances_as_toml(TOLERANCES if path is None else read_tolerances(path)), end="")
-    out.print(worsening_as_toml(WORSENING if path is None else read_worsening(path)), end="")
-
-
-def _track(items: Iterable[Any], what: str) -> Iterable[Any]:
-    from rich.progress import track
-
-    return track(items, what, console=log, transient=True, disable=not log.is_terminal)
+    out.print(regression_limits_as_toml(REGRESSION_LIMITS if path is None else read_regression_limits(path)), end="")
 
 
 def main() -> None:

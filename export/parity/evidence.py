@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sdi.export.parity.contenders import Contender
-from sdi.export.parity.figures import to_levels
+from sdi.export.parity.candidates import Candidate
+from sdi.export.parity.metrics import to_levels
 from sdi.export.parity.pictures import Pictures
-from sdi.export.parity.result import RunnerResult
-from sdi.export.parity.runners import Runner
+from sdi.export.parity.result import PictureMetrics, Row
+from sdi.export.runners import Runner
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.output_folder import safe_name
 
@@ -22,59 +22,59 @@ _PANEL = 320  # pixels of a panel's longer side, unless the frame has more
 _BAR = 30  # pixels of the line of words above
 _GAP = 6
 _SHOWN = 3
-# The measurement of a picture that a figure is worst in; of the others, the mean difference.
-_WORST_BY: dict[str, Callable[[dict], float]] = {
-    "max": lambda picture: picture["max"],
-    "p999": lambda picture: picture["max"],
-    "iou": lambda picture: -picture["iou"],
-    "regions": lambda picture: -picture["regions"],
-    "peak": lambda picture: picture["peak"],
+# How bad a picture is by a metric; by the others, the mean difference.
+_WORST_BY: dict[str, Callable[[PictureMetrics], float]] = {
+    "max": lambda picture: picture.max,
+    "p999": lambda picture: picture.max,
+    "iou": lambda picture: -picture.iou,
+    "regions": lambda picture: -picture.regions,
+    "peak": lambda picture: picture.peak,
 }
 
 
-def offending_pictures(result: RunnerResult) -> list[int]:
-    """Indices of the worst picture for each figure out of bounds, no more than three."""
+def offending_pictures(failures: Sequence[Row], pictures: Sequence[PictureMetrics]) -> list[int]:
+    """Indices of the worst picture for each metric out of bounds, no more than three."""
     found: list[int] = []
-    for row in result.failures:
-        key = _WORST_BY.get(row.figure, lambda picture: picture["mean"])
-        worst = max(range(len(result.pictures)), key=lambda i: key(result.pictures[i]))
+    for row in failures:
+        key = _WORST_BY.get(row.metric, lambda picture: picture.mean)
+        worst = max(range(len(pictures)), key=lambda i: key(pictures[i]))
         if worst not in found:
             found.append(worst)
     return found[:_SHOWN]
 
 
 def save_evidence(
-    folder: Path, result: RunnerResult, contender: Contender, reference: Runner, pictures: Pictures
+    folder: Path, candidate: Candidate, reference: Runner, pictures: Pictures, chosen: Sequence[int]
 ) -> list[Path]:
-    """Write `FOLDER/RUNNER-PICTURE.png` for each of `offending_pictures`, into a folder that is ours.
+    """Write `FOLDER/CANDIDATE-PICTURE.png` for each chosen picture, into a folder that is ours.
 
     The maps are computed again, so that no gate has to keep them all.
     """
-    assert contender.run is not None
+    assert candidate.run is not None
     files = []
-    for index in offending_pictures(result):
+    for index in chosen:
         name = pictures.names[index]
-        frame = contender.feed.frame(pictures.picture(index))[None]
-        path = folder / f"{safe_name(f'{result.name}-{name}')}.png"
-        write_image(path, difference_picture(name, result.name, reference(frame)[0], contender.run(frame)[0]))
+        reference_map, own = (candidate.answer(run, pictures.picture(index)) for run in (reference, candidate.run))
+        path = folder / f"{safe_name(f'{candidate.name}-{name}')}.png"
+        write_image(path, difference_picture(name, candidate.name, reference_map, own))
         files.append(path)
     return files
 
 
-def difference_picture(picture: str, runner: str, reference: np.ndarray, engine: np.ndarray) -> np.ndarray:
+def difference_picture(picture: str, candidate: str, reference: np.ndarray, engine: np.ndarray) -> np.ndarray:
     """Both maps and their difference beside each other, (H, W, 3) uint8 BGR, each with its title.
 
     Args:
-        reference, engine: (h, w) float32 probabilities. Black is 0 and white 1; of the difference, the brightest
-            colour is its greatest value, which its title tells.
+        reference, engine: (h, w) float32 probabilities. Black is 0 and white 1. The brightest colour of the
+            difference is its maximum, which the title gives.
     """
     difference = np.nan_to_num(np.abs(engine - reference), nan=1.0, posinf=1.0).clip(0, 1)
-    greatest = float(difference.max())
-    levels = np.rint(difference / (greatest or 1.0) * 255).astype(np.uint8)
+    maximum = float(difference.max())
+    levels = np.rint(difference / (maximum or 1.0) * 255).astype(np.uint8)
     panels = [
         ("reference", cv2.cvtColor(to_levels(reference), cv2.COLOR_GRAY2BGR)),
-        (runner, cv2.cvtColor(to_levels(engine), cv2.COLOR_GRAY2BGR)),
-        (f"difference, up to {greatest:.2g}", cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)),
+        (candidate, cv2.cvtColor(to_levels(engine), cv2.COLOR_GRAY2BGR)),
+        (f"difference, up to {maximum:.2g}", cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)),
     ]
     return titled_row(picture, panels)
 

@@ -1,4 +1,4 @@
-"""A regression store over time: one HTML page with a curve for each figure and a table of the records."""
+"""A regression store over time: one HTML page with a curve for each metric and a table of the records."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sdi.train.evaluation.page import render_page
 
 __all__ = ["check_page", "history_html", "write_history"]
 
-_TITLE = "Releases over time"  # tells our pages from other files
+_TITLE = "Releases over time"  # by which our pages are known
 
-# figure -> title and whether more is better, in the order of the page
+# metric -> title and whether more is better, in the order of the page
 _PLOTTED = {
     "S": ("S-measure", True),
     "MAE": ("MAE", False),
@@ -92,7 +92,7 @@ def _model_part(model: str, records: Sequence[Record]) -> dict[str, object]:
                 "engine": f"{record.precision} {record.kind}",
                 "pictures": record.pictures,
                 "sha256": (record.file_sha256 or record.checkpoint_sha256)[:12],
-                "figures": [f"{record.values()[n]:.4g}" if n in record.values() else "" for n in _PLOTTED],
+                "metrics": [f"{record.values()[n]:.4g}" if n in record.values() else "" for n in _PLOTTED],
             }
             for record in reversed(records)
         ],
@@ -100,14 +100,14 @@ def _model_part(model: str, records: Sequence[Record]) -> dict[str, object]:
 
 
 def _plots_svg(records: Sequence[Record]) -> str:
-    """One panel for each figure that any record has, one curve for each series, as SVG in a data URI."""
+    """One panel for each metric that any record has, one curve for each series, as SVG in a data URI."""
     releases = list(dict.fromkeys(record.release for record in records))
     names = [name for name in _PLOTTED if any(name in record.values() for record in records)]
     series = list(dict.fromkeys(record.series for record in records))
     figure = Figure(figsize=(11, 2.7 * ((len(names) + 1) // 2)), layout="constrained")
     FigureCanvasSVG(figure)
-    for place, name in enumerate(names):
-        axes = figure.add_subplot((len(names) + 1) // 2, 2, place + 1)
+    for panel, name in enumerate(names, 1):
+        axes = figure.add_subplot((len(names) + 1) // 2, 2, panel)
         for number, one in enumerate(series):
             points = [record for record in records if record.series == one and name in record.values()]
             if points:
@@ -132,7 +132,7 @@ def _plots_svg(records: Sequence[Record]) -> str:
 
 
 def _label(record: Record, series: Sequence[tuple]) -> str:
-    """`int8 onnx`; with the number of pictures and the threshold where those alone tell two series apart."""
+    """`int8 onnx`; with the number of pictures and the threshold where two series differ by those alone."""
     alike = [one for one in series if one[:3] == record.series[:3]]
     text = f"{record.precision} {record.kind}"
     return text if len(alike) == 1 else f"{text}, {record.pictures} pictures, threshold {record.threshold:g}"

@@ -8,8 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from sdi.export.parity.figures import FIGURES
-from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_words, findings, where_in_words
+from sdi.export.parity.metrics import METRICS
+from sdi.export.parity.result import (
+    CandidateResult,
+    GateResult,
+    Row,
+    divergence_in_words,
+    findings,
+    regression_in_words,
+)
 from sdi.export.parity.tolerances import in_words
 from sdi.runtime.common.files import write_text
 
@@ -39,36 +46,36 @@ def json_report(result: GateResult) -> str:
 
 
 def junit_report(result: GateResult) -> str:
-    """A test suite for each runner, a test case for each of its figures."""
+    """A test suite for each candidate, a test case for each of its metrics."""
     suites = ElementTree.Element("testsuites", name="sdi-parity")
-    for runner in result.runners:
-        compared = [] if runner.against is None else runner.against["rows"]
+    for candidate in result.candidates:
+        compared = () if candidate.baseline is None else candidate.baseline.changes
         suite = ElementTree.SubElement(
             suites,
             "testsuite",
-            name=f"{result.model}: {runner.name}",
-            tests=str(len(runner.rows) + len(compared) or 1),
-            failures=str(len(runner.failures) + len(runner.worse)),
-            errors=str(int(runner.unavailable is not None)),
+            name=f"{result.model}: {candidate.name}",
+            tests=str(len(candidate.rows) + len(compared) or 1),
+            failures=str(len(candidate.failures) + len(candidate.regressions)),
+            errors=str(int(candidate.unavailable is not None)),
             skipped="0",
             timestamp=str(result.machine.get("made", "")).removesuffix("Z"),
         )
-        group = f"parity.{result.model}.{runner.name}"
-        if runner.unavailable is not None:
+        group = f"parity.{result.model}.{candidate.name}"
+        if candidate.unavailable is not None:
             case = ElementTree.SubElement(suite, "testcase", classname=group, name="runs here", time="0")
-            ElementTree.SubElement(case, "error", message=_printable(runner.unavailable))
-        for row in runner.rows:
-            name = FIGURES[row.figure].title
+            ElementTree.SubElement(case, "error", message=_printable(candidate.unavailable))
+        for row in candidate.rows:
+            name = METRICS[row.metric].title
             case = ElementTree.SubElement(suite, "testcase", classname=group, name=name, time="0")
             if not row.passed:
                 failure = ElementTree.SubElement(case, "failure", message=_printable(in_words(row)))
-                failure.text = _printable("\n".join([f"bound: {row.reason}", *_details(runner)]))
+                failure.text = _printable("\n".join([f"bound: {row.reason}", *_details(candidate)]))
         for change in compared:
-            name = f"{change['figure']}, against the last release"
+            name = f"{change.metric}, against the last release"
             case = ElementTree.SubElement(suite, "testcase", classname=group, name=name, time="0")
-            if not change["passed"]:
-                failure = ElementTree.SubElement(case, "failure", message=_printable(against_in_words(runner)))
-                failure.text = _printable(f"bound: {change['reason']}")
+            if not change.passed:
+                failure = ElementTree.SubElement(case, "failure", message=_printable(regression_in_words(candidate)))
+                failure.text = _printable(f"bound: {change.reason}")
     for part in ("tests", "failures", "errors"):
         suites.set(part, str(sum(int(suite.get(part, "0")) for suite in suites)))
     ElementTree.indent(suites)
@@ -76,24 +83,24 @@ def junit_report(result: GateResult) -> str:
 
 
 def markdown_report(result: GateResult) -> str:
-    """For a job's summary page: the verdict, a table of all figures, and what is known of failures."""
-    compared = [runner for runner in result.runners if runner.unavailable is None]
+    """For a job's summary page: the verdict, a table of all metrics, and what is known of failures."""
+    compared = [one for one in result.candidates if one.unavailable is None]
     lines = [f"## Parity of {_cell(result.model)}: {'passed' if result.passed else 'FAILED'}", ""]
-    lines += [f"{_pictures(result)}, against PyTorch in float32; each figure with its bound.", ""]
+    lines += [f"{_pictures(result)}, against PyTorch in float32; each metric with its bound.", ""]
     if compared:
-        heads = [f"{_cell(runner.name)} ({runner.precision})" for runner in compared]
-        lines += [f"| figure | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
-        rows = [{row.figure: row for row in runner.rows} for runner in compared]
-        for name, figure in FIGURES.items():
+        heads = [f"{_cell(candidate.name)} ({candidate.precision})" for candidate in compared]
+        lines += [f"| metric | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(heads)]
+        rows = [{row.metric: row for row in candidate.rows} for candidate in compared]
+        for name, metric in METRICS.items():
             if any(name in each for each in rows):
                 cells = [_markdown_row(each[name]) if name in each else "" for each in rows]
-                lines.append(f"| {figure.title.replace('|', chr(92) + '|')} | {' | '.join(cells)} |")
+                lines.append(f"| {metric.title.replace('|', chr(92) + '|')} | {' | '.join(cells)} |")
         lines.append("")
-    for runner in result.runners:
-        if runner.unavailable is not None:
-            lines.append(f"- {_cell(runner.name)} cannot be compared here: {_cell(runner.unavailable)}")
-        if details := _details(runner):
-            lines += [f"- {_cell(runner.name)}: {_cell(detail)}" for detail in details]
+    for candidate in result.candidates:
+        if candidate.unavailable is not None:
+            lines.append(f"- {_cell(candidate.name)} cannot be compared here: {_cell(candidate.unavailable)}")
+        if details := _details(candidate):
+            lines += [f"- {_cell(candidate.name)}: {_cell(detail)}" for detail in details]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -105,25 +112,25 @@ def html_report(result: GateResult) -> str:
         Path(__file__).with_name("parity.html.j2"),
         result=result,
         about=_pictures(result),
-        runners=[
+        candidates=[
             {
-                "result": runner,
+                "result": candidate,
                 "rows": [
                     {
-                        "title": FIGURES[row.figure].title,
+                        "title": METRICS[row.metric].title,
                         "measured": row.shown,
                         "bound": f"{'at least' if row.at_least else 'at most'} {row.bound:g}",
                         "passed": row.passed,
                         "reason": row.reason,
                     }
-                    for row in runner.rows
+                    for row in candidate.rows
                 ],
-                "worst": sorted(runner.pictures, key=lambda picture: -picture["mean"])[:10],
-                "evidence": [(Path(file).name, _picture_uri(Path(file))) for file in runner.evidence],
-                "remarks": [*runner.notes, *findings(runner)],
-                "where": None if runner.where is None else where_in_words(runner.where),
+                "worst": sorted(candidate.pictures, key=lambda picture: -picture.mean)[:10],
+                "evidence": [(Path(file).name, _picture_uri(Path(file))) for file in candidate.evidence],
+                "remarks": [*candidate.notes, *findings(candidate)],
+                "divergence": None if candidate.divergence is None else divergence_in_words(candidate.divergence),
             }
-            for runner in result.runners
+            for candidate in result.candidates
         ],
     )
 
@@ -133,16 +140,16 @@ def _pictures(result: GateResult) -> str:
     return f"{result.pictures} pictures ({drawn}), masks cut at {result.threshold:g}"
 
 
-def _details(runner: RunnerResult) -> list[str]:
-    """What helps to understand a runner's figures."""
-    found = list(runner.notes)
-    if runner.failures and runner.pictures:
-        worst = max(runner.pictures, key=lambda picture: picture["max"])
-        found.append(f"worst picture {worst['name']}: differs by up to {worst['max']:.3g}, mask IoU {worst['iou']:.3f}")
-    if runner.where is not None:
-        found.append(where_in_words(runner.where))
-    found += findings(runner)
-    return found + [f"evidence: {file}" for file in runner.evidence]
+def _details(candidate: CandidateResult) -> list[str]:
+    """What helps to understand a candidate's metrics."""
+    found = list(candidate.notes)
+    if candidate.failures and candidate.pictures:
+        worst = max(candidate.pictures, key=lambda picture: picture.max)
+        found.append(f"worst picture {worst.name}: differs by up to {worst.max:.3g}, mask IoU {worst.iou:.3f}")
+    if candidate.divergence is not None:
+        found.append(divergence_in_words(candidate.divergence))
+    found += findings(candidate)
+    return found + [f"evidence: {file}" for file in candidate.evidence]
 
 
 def _markdown_row(row: Row) -> str:

@@ -1,8 +1,8 @@
 """The regression store: a folder with one small JSON file for each engine of each release.
 
-A gate asks whether an engine answers what its checkpoint does; the store, whether a new release is worse than the last
-one. Only engines of one model, precision and kind, measured on pictures of the same names and sizes at the same
-threshold, are held against each other.
+A gate compares an engine with its checkpoint; the store, a release with an earlier one, its baseline. Engines compared
+are of one model, precision and kind, and were measured on pictures of the same names and sizes at the same threshold.
+Keys of the files stay those of their format, whatever the fields here are called.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from sdi.export.parity.result import GateResult, RunnerResult
+from sdi.export.parity.result import CandidateResult, GateResult, Kind, kind_from_file, kind_in_file
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.files import ensure_folder, write_text
 
@@ -24,6 +24,7 @@ __all__ = ["Record", "check_release", "last_like", "read_store", "record_of", "s
 
 FORMAT = "sdi-parity-record"
 FORMAT_VERSION = 1
+_KEYS = {"metrics": "figures"}  # field -> key in the file
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -41,15 +42,15 @@ class Record:
     sdi: str
     model: str
     precision: str
-    kind: str  # "deploy", "onnx" or "engine"
+    kind: Kind
     file: str | None
     file_sha256: str | None
     checkpoint_sha256: str
     pictures: int
     pictures_sha256: str
     threshold: float
-    figures: dict[str, float]
-    quantiles: dict[str, dict[str, float]]
+    metrics: Mapping[str, float]
+    quantiles: Mapping[str, Mapping[str, float]]
     latency_ratio: float | None
     machine: str
     format: str = FORMAT
@@ -57,20 +58,32 @@ class Record:
 
     @property
     def series(self) -> tuple[str, str, str, str, float]:
-        """Records of one series can be held against each other."""
+        """Records of one series can be compared."""
         return self.model, self.precision, self.kind, self.pictures_sha256, self.threshold
 
     @property
     def file_name(self) -> str:
         """Of the record in its store."""
-        return f"{self.model}-{self.precision}-{self.kind}-{self.release}.json"
+        return f"{self.model}-{self.precision}-{kind_in_file(self.kind)}-{self.release}.json"
 
     def values(self) -> dict[str, float]:
-        """Every figure, the ratio of latencies among them."""
-        return self.figures | ({} if self.latency_ratio is None else {"latency_ratio": self.latency_ratio})
+        """Every metric, the ratio of latencies among them."""
+        return dict(self.metrics) | ({} if self.latency_ratio is None else {"latency_ratio": self.latency_ratio})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, by the keys of the file."""
+        value = asdict(self) | {"kind": kind_in_file(self.kind)}
+        return {_KEYS.get(name, name): item for name, item in value.items()}
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any]) -> Record:
+        """The inverse of `to_dict`, of values that were checked."""
+        names = {key: name for name, key in _KEYS.items()}
+        given = {names.get(key, key): item for key, item in value.items()}
+        return Record(**given | {"kind": kind_from_file(value["kind"])})
 
     def same_engine_as(self, other: Record) -> bool:
-        """Whether both tell of one engine on the same pictures; when and how fast it ran may differ."""
+        """Whether both are of one engine on the same pictures; when and how fast it ran may differ."""
         return (self.series, self.file_sha256, self.checkpoint_sha256, self.release) == (
             *(other.series, other.file_sha256, other.checkpoint_sha256, other.release),
         )
@@ -86,32 +99,32 @@ def check_release(name: str) -> None:
         raise InputError(f"--release {name} cannot be part of a file's name; use letters, digits and ._+-, e.g. 1.4.0")
 
 
-def record_of(result: GateResult, runner: RunnerResult, release: str | None = None) -> Record:
-    """What is kept of a runner that was compared.
+def record_of(result: GateResult, candidate: CandidateResult, release: str | None = None) -> Record:
+    """What is kept of a candidate that was compared.
 
     Args:
         release: what to call it; None takes the first twelve digits of the file's SHA-256.
     """
     ratio = None
-    if runner.seconds_per_frame and result.reference_seconds_per_frame:
-        ratio = runner.seconds_per_frame / result.reference_seconds_per_frame
-    sizes = json.dumps([[picture["name"], picture["pixels"]] for picture in runner.pictures])
+    if candidate.seconds_per_frame and result.reference_seconds_per_frame:
+        ratio = candidate.seconds_per_frame / result.reference_seconds_per_frame
+    sizes = json.dumps([[picture.name, picture.pixels] for picture in candidate.pictures])
     machine = result.machine
     return Record(
-        release=release or (runner.sha256 or result.checkpoint["sha256"])[:12],
+        release=release or (candidate.sha256 or result.checkpoint["sha256"])[:12],
         made=machine["made"],
         sdi=version("sdi"),
         model=result.model,
-        precision=runner.precision,
-        kind=runner.kind,
-        file=None if runner.file is None else Path(runner.file).name,
-        file_sha256=runner.sha256,
+        precision=candidate.precision,
+        kind=candidate.kind,
+        file=None if candidate.file is None else Path(candidate.file).name,
+        file_sha256=candidate.sha256,
         checkpoint_sha256=result.checkpoint["sha256"],
         pictures=result.pictures,
         pictures_sha256=hashlib.sha256(sizes.encode()).hexdigest(),
         threshold=result.threshold,
-        figures=dict(runner.figures),
-        quantiles=runner.quantiles,
+        metrics=dict(candidate.metrics),
+        quantiles=candidate.quantiles,
         latency_ratio=ratio,
         machine=f"{machine['system']}, {machine['cores']} cores, {machine['device']}",
     )
@@ -138,7 +151,7 @@ def save_records(store: Path, records: Sequence[Record]) -> list[Path]:
                 "another --release"
             )
     for record in fresh:
-        write_text(store / record.file_name, json.dumps(asdict(record), indent=2) + "\n")
+        write_text(store / record.file_name, json.dumps(record.to_dict(), indent=2) + "\n")
     return [store / name for name in names]
 
 
@@ -158,8 +171,8 @@ def read_store(store: Path) -> list[Record]:
 def last_like(record: Record, records: Iterable[Record]) -> Record | None:
     """The newest record of the same series; None where there is none.
 
-    One of another engine goes before one of the same, so that a release that is recorded already is held against the
-    one before it, and against itself only where it is the first.
+    One of another engine goes before one of the same: the baseline of a release that is recorded already is the one
+    before it, and it is its own only where it is the first.
     """
     like = [other for other in records if other.series == record.series]
     return max(like, key=lambda other: (not other.same_engine_as(record), other.made), default=None)
@@ -182,15 +195,15 @@ def _read(path: Path) -> Record:
     problem = _problem(value)
     if problem:
         raise InputError(f"record {path} is damaged: {problem}; {mend}")
-    return Record(**value)
+    return Record.from_dict(value)
 
 
 def _problem(value: Mapping[str, Any]) -> str:
     """What is wrong with the fields of a record; empty where nothing is."""
-    wanted = {field.name: field.type for field in fields(Record)}
+    wanted = {_KEYS.get(field.name, field.name): field.type for field in fields(Record)}
     if set(value) != set(wanted):
         return f"{', '.join(sorted(set(value) ^ set(wanted)))} missing or unknown"
-    kinds: dict[str, tuple[type, ...]] = {
+    types: dict[str, tuple[type, ...]] = {
         "str": (str,),
         "str | None": (str, type(None)),
         "int": (int,),
@@ -199,11 +212,13 @@ def _problem(value: Mapping[str, Any]) -> str:
     }
     for name, kind in wanted.items():
         item = value[name]
-        if kind in kinds:
-            good = isinstance(item, kinds[str(kind)]) and not isinstance(item, bool)
+        if kind == "Kind":
+            good = item in ("deploy", "onnx", "engine")
+        elif kind in types:
+            good = isinstance(item, types[str(kind)]) and not isinstance(item, bool)
         else:
             inner = item.values() if isinstance(item, dict) else [None]
-            if kind == "dict[str, dict[str, float]]":
+            if kind == "Mapping[str, Mapping[str, float]]":
                 inner = [x for part in inner for x in (part.values() if isinstance(part, dict) else [None])]
             good = all(isinstance(x, float | int) and not isinstance(x, bool) for x in inner)
         if not good:

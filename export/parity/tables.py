@@ -5,14 +5,14 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from sdi.export.parity.figures import FIGURES
-from sdi.export.parity.result import GateResult, Row, RunnerResult, findings, where_in_words
+from sdi.export.parity.metrics import METRICS
+from sdi.export.parity.result import Divergence, GateResult, Row, divergence_in_words, findings
 from sdi.runtime.common.console import log, out
 
 __all__ = ["print_result", "verdict"]
 
-# Columns of a terminal that the names of figures take, and those of a runner.
-_FIGURE, _RUNNER = 30, 24
+# Columns of a terminal that the names of metrics take, and those of a candidate.
+_METRIC, _CANDIDATE = 30, 24
 
 
 def verdict(passed: bool) -> Text:
@@ -21,31 +21,31 @@ def verdict(passed: bool) -> Text:
 
 
 def print_result(result: GateResult) -> None:
-    """Tables of figures on stdout, as many runners beside each other as the terminal is wide; notes on stderr."""
-    compared = [runner for runner in result.runners if not runner.unavailable]
+    """Tables of metrics on stdout, as many candidates beside each other as the terminal is wide; notes on stderr."""
+    compared = [one for one in result.candidates if not one.unavailable]
     title = f"{result.model} against PyTorch in float32, {result.pictures} pictures"
-    beside = max(1, (out.width - _FIGURE) // _RUNNER)
+    beside = max(1, (out.width - _METRIC) // _CANDIDATE)
     for start in range(0, len(compared), beside):
         some = compared[start : start + beside]
         table = Table(title=title, title_justify="left")
-        table.add_column("figure")
-        for runner in some:
-            table.add_column(f"{runner.name}\n{runner.precision}", justify="right", overflow="fold")
-        rows = [{row.figure: row for row in runner.rows} for runner in some]
-        for name, figure in FIGURES.items():
+        table.add_column("metric")
+        for candidate in some:
+            table.add_column(f"{candidate.name}\n{candidate.precision}", justify="right", overflow="fold")
+        rows = [{row.metric: row for row in candidate.rows} for candidate in some]
+        for name, metric in METRICS.items():
             if any(name in each for each in rows):
-                table.add_row(figure.title, *(_cell(each.get(name)) for each in rows))
+                table.add_row(metric.title, *(_cell(each.get(name)) for each in rows))
         table.add_section()
-        table.add_row("verdict", *(verdict(runner.passed) for runner in some))
+        table.add_row("verdict", *(verdict(candidate.passed) for candidate in some))
         out.print(table)
-    for runner in result.runners:
-        for note in [*runner.notes, *findings(runner)]:
-            log.print(f"{runner.name}: {note}")
-        if runner.where is not None:
-            _show_where(runner)
-        for file in runner.evidence:
-            log.print(f"{runner.name}: {file} shows it")
-    log.print("each figure with its bound; why it is there: sdi-parity --print-tolerances")
+    for candidate in result.candidates:
+        for note in [*candidate.notes, *findings(candidate)]:
+            log.print(f"{candidate.name}: {note}")
+        if candidate.divergence is not None:
+            _show_divergence(candidate.name, candidate.divergence)
+        for file in candidate.evidence:
+            log.print(f"{candidate.name}: {file} shows it")
+    log.print("each metric with its bound; the reasons: sdi-parity --print-tolerances")
 
 
 def _cell(row: Row | None) -> Text:
@@ -56,18 +56,14 @@ def _cell(row: Row | None) -> Text:
     )
 
 
-def _show_where(runner: RunnerResult) -> None:
-    where = runner.where
-    assert where is not None
-    table = Table(
-        title=f"{runner.name}: {len(where['examined'])} of {where['layers']} layers examined, on {where['picture']}",
-        title_justify="left",
-    )
+def _show_divergence(name: str, divergence: Divergence) -> None:
+    examined = f"{len(divergence.examined)} of {divergence.layers} layers examined"
+    table = Table(title=f"{name}: {examined}, on {divergence.picture}", title_justify="left")
     for heading in ("layer", "tensor", "operator", "relative error", "map off by"):
         numeric = heading in ("relative error", "map off by")
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-    for row in where["examined"]:
-        table.add_row(row["layer"], row["tensor"], row["op"], f"{row['error']:.1e}", f"{row['map']:.1e}")
+    for row in divergence.examined:
+        table.add_row(row.layer, row.tensor, row.op, f"{row.error:.1e}", f"{row.map:.1e}")
     out.print(table)
     log.print("map off by: RMS, when the engine computes up to this layer and PyTorch the rest")
-    out.print(where_in_words(where))
+    out.print(divergence_in_words(divergence))

@@ -1,4 +1,4 @@
-"""The bounds a parity gate holds figures against: one table by precision, with a reason for each row."""
+"""The bounds of a parity gate's metrics: one table by precision, with a reason for each row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdi.export.parity.figures import FIGURES, Parity
+from sdi.export.parity.metrics import METRICS, Parity
 from sdi.export.parity.result import Row
 from sdi.runtime.common.errors import InputError
 
@@ -20,12 +20,12 @@ else:
 
 __all__ = ["REGRESSION", "TOLERANCES", "Bound", "Tolerance", "read_tolerances", "read_toml", "tolerances_as_toml"]
 
-REGRESSION = "regression"  # the file's table of what the regression store allows
+REGRESSION = "regression"  # the file's table of how much worse than its baseline a release may be
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The greatest value of a figure that passes, or the least of one that `Figure.at_least` says so of."""
+    """The maximum of a metric that passes; the minimum where `Metric.at_least` says so."""
 
     value: float
     reason: str
@@ -33,32 +33,32 @@ class Bound:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Bounds of one precision, by figure."""
+    """Bounds of one precision, by metric."""
 
     bounds: Mapping[str, Bound]
 
-    def rows(self, figures: Mapping[str, float]) -> list[Row]:
-        """Each measured figure that has a bound, in the order of `FIGURES`."""
+    def rows(self, metrics: Mapping[str, float]) -> list[Row]:
+        """Each measured metric that has a bound, in the order of `METRICS`."""
         return [
-            Row(name, figures[name], self.bounds[name].value, FIGURES[name].at_least, self.bounds[name].reason)
-            for name in FIGURES
-            if name in figures and name in self.bounds
+            Row(name, metrics[name], self.bounds[name].value, METRICS[name].at_least, self.bounds[name].reason)
+            for name in METRICS
+            if name in metrics and name in self.bounds
         ]
 
     def failures(self, measured: Parity | Mapping[str, float]) -> list[str]:
         """What is out of bounds, in words; empty when the gate passes."""
-        figures = measured.to_dict() if isinstance(measured, Parity) else measured
-        return [in_words(row) for row in self.rows(figures) if not row.passed]
+        metrics = measured.to_dict() if isinstance(measured, Parity) else measured
+        return [in_words(row) for row in self.rows(metrics) if not row.passed]
 
-    def widened(self, by: float, figures: tuple[str, ...], why: str) -> Tolerance:
-        """The same with room added to the bounds of `figures`."""
-        wider = {n: Bound(self.bounds[n].value + by, f"{self.bounds[n].reason}; {why}") for n in figures}
+    def widened(self, by: float, metrics: tuple[str, ...], why: str) -> Tolerance:
+        """The same with room added to the bounds of `metrics`."""
+        wider = {n: Bound(self.bounds[n].value + by, f"{self.bounds[n].reason}; {why}") for n in metrics}
         return Tolerance({**self.bounds, **wider})
 
 
 def in_words(row: Row) -> str:
     """A row out of bounds: "mean difference 0.12 is over 0.02"."""
-    return f"{FIGURES[row.figure].title} {row.measured:.3g} is {'under' if row.at_least else 'over'} {row.bound:g}"
+    return f"{METRICS[row.metric].title} {row.measured:.3g} is {'under' if row.at_least else 'over'} {row.bound:g}"
 
 
 def _table(**rows: tuple[float, str]) -> Tolerance:
@@ -81,8 +81,8 @@ TOLERANCES: dict[str, Tolerance] = {
         iou=(0.999, "a pixel changes side only if it lies within rounding of the threshold"),
         regions=(0.99, "no region comes or goes but one that hangs together by such a pixel"),
         saturation=(1e-3, "rounding does not scale; 6e-5 is what the histogram resolves"),
-        quantile=(1e-3, "as the greatest difference"),
-        peak=(1e-3, "as the greatest difference"),
+        quantile=(1e-3, "as the maximum difference"),
+        peak=(1e-3, "as the maximum difference"),
         rounding=_ROUNDING,
         S_lost=(5e-4, "equal maps score equal; a mask pixel or a gray level may turn"),
         F_lost=(5e-4, "as S-measure"),
@@ -131,12 +131,12 @@ TOLERANCES: dict[str, Tolerance] = {
 def read_tolerances(path: Path) -> dict[str, Tolerance]:
     """`TOLERANCES` with what a TOML file says otherwise.
 
-    A table for each precision holds figures: `mean = 0.03`, or `mean = { bound = 0.03, reason = "faint scratches" }`.
-    The table [regression] is `worsening.read_worsening`'s.
+    A table for each precision holds metrics: `mean = 0.03`, or `mean = { bound = 0.03, reason = "faint scratches" }`.
+    The table [regression] is read by `regression.read_regression_limits`.
 
     Raises:
-        InputError: the file cannot be read, is no TOML, or names an unknown precision or figure, or a bound that is no
-            number from 0 to 1.
+        InputError: the file cannot be read, is no TOML, or names an unknown precision or metric, or a bound that is
+            not from 0 to 1.
     """
     tolerances = dict(TOLERANCES)
     for precision, rows in read_toml(path).items():
@@ -146,7 +146,7 @@ def read_tolerances(path: Path) -> dict[str, Tolerance]:
             known = ", ".join((*TOLERANCES, REGRESSION))
             raise InputError(f"{path}: unknown precision [{precision}]; known: {known}")
         if not isinstance(rows, dict):
-            raise InputError(f"{path}: {precision} is {rows!r}; expected a table [{precision}] of figures")
+            raise InputError(f"{path}: {precision} is {rows!r}; expected a table [{precision}] of metrics")
         bounds = {name: _bound(path, precision, name, row) for name, row in rows.items()}
         tolerances[precision] = Tolerance({**TOLERANCES[precision].bounds, **bounds})
     return tolerances
@@ -169,7 +169,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def tolerances_as_toml(tolerances: Mapping[str, Tolerance]) -> str:
     """The table as `read_tolerances` takes it."""
-    lines = ["# Greatest differences from PyTorch that pass; least values of " + _least() + "."]
+    lines = ["# Maximum differences from PyTorch that pass; minimum values of " + _shares() + "."]
     for precision, tolerance in tolerances.items():
         lines += ["", f"[{precision}]"]
         for name, bound in tolerance.bounds.items():
@@ -178,14 +178,14 @@ def tolerances_as_toml(tolerances: Mapping[str, Tolerance]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _least() -> str:
-    return " and ".join(name for name, figure in FIGURES.items() if figure.at_least)
+def _shares() -> str:
+    return " and ".join(name for name, metric in METRICS.items() if metric.at_least)
 
 
 def _bound(path: Path, precision: str, name: str, row: Any) -> Bound:
     where = f"{path}: {precision}.{name}"
-    if name not in FIGURES:
-        raise InputError(f"{where} is no figure; known: {', '.join(FIGURES)}")
+    if name not in METRICS:
+        raise InputError(f"{where} is no metric; known: {', '.join(METRICS)}")
     reason = f"set in {path.name}"
     if isinstance(row, dict):
         if unknown := sorted(set(row) - {"bound", "reason"}):

@@ -1,1 +1,1 @@
-"""`sdi-bench`: what engines take on this machine."""
+"""`sdi-bench`: speed and memory of engines on this machine."""

@@ -1,4 +1,4 @@
-"""How fast engines are in the loop, beside the same engines alone."""
+"""The speed of engines in the loop, beside that of the same engines alone."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _RepeatedStrip(Source):
 
 @dataclass
 class _Turns:
-    """What came of one engine's turns."""
+    """The measurements of one engine's turns."""
 
     alone: list[float] = field(default_factory=list)  # frames a second
     looped: list[float] = field(default_factory=list)
@@ -48,14 +48,14 @@ class _Turns:
 
 
 def measure_loops(engines: Sequence[tuple[Engine, Sequence[np.ndarray]]], seconds: float) -> list[dict[str, Any]]:
-    """Grab, engine and judgement without outputs, in turns with the engine alone: A alone, A looped, B alone, ...
+    """Measure the loop without sinks, in turns with the engine alone: A alone, A looped, B alone, ...
 
     Args:
-        engines: each with the frames that it sees over and over.
-        seconds: in the loop, for each.
+        engines: each with its frames, which are repeated.
+        seconds: of each engine in the loop.
     Returns:
-        For each engine `sdi-run`'s own summary over its turns, and, as medians over the turns, `frames_per_s` from
-        the first result to the last, `alone_frames_per_s`, and `of_alone`, the one over the other.
+        For each engine the summary of `sdi-run` over all its turns, and three medians over the turns: `frames_per_s`
+        from the first result to the last, `alone_frames_per_s`, and `of_alone`, the first divided by the second.
     """
     rounds = max(2, math.ceil(seconds / _TURN_S))
     turns = [_Turns() for _ in engines]
@@ -77,7 +77,7 @@ def measure_loops(engines: Sequence[tuple[Engine, Sequence[np.ndarray]]], second
 
 
 def measure_source(engine: Engine, source: Source, seconds: float) -> dict[str, Any]:
-    """As `measure_loops`, of one engine and what `source` gives, once: a source sets its own pace."""
+    """As `measure_loops`, but one run of one engine over `source`: a source sets its own pace."""
     summary, rate = _looped(engine, source, seconds)
     return {**summary.to_dict(), "frames_per_s": rate, "alone_frames_per_s": None, "of_alone": None}
 
@@ -91,7 +91,7 @@ def _alone(engine: Engine, frames: Sequence[np.ndarray], seconds: float) -> floa
 
 
 def _looped(engine: Engine, source: Source, seconds: float) -> tuple[Summary, float]:
-    """One run, ended after `seconds` or by the source; and its rate."""
+    """The summary and the rate of one run, which ends after `seconds` or with the source."""
     at: list[float] = []  # of the first result and the latest
 
     def report(item: Result | Skipped | Event) -> None:

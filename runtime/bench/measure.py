@@ -1,4 +1,4 @@
-"""How fast engines are on this machine: alone, on the device, at the start, and their memory."""
+"""The speed of engines on this machine: alone, on the device and at the start; and their memory."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from sdi.runtime.engine.base import Engine
 
 __all__ = [
     "describe_machine",
-    "device_figures",
-    "latency_figures",
+    "device_metrics",
+    "latency_metrics",
     "measure_start",
     "resident_mib",
     "state_under_load",
@@ -34,12 +34,12 @@ __all__ = [
     "time_calls",
 ]
 
-_TURN_S = 0.25  # engines take turns this long, so that a busy spell of the machine meets all of them
+_TURN_S = 0.25  # engines take turns of this length, so that a busy spell of the machine slows all of them
 _DEVICE_CALLS = 100
 _START_TIMEOUT_S = 600  # TensorRT's provider and TensorRT-RTX compile at first use
 _PACKAGES = ("sdi", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx-cu12-bindings", "numpy")
 
-# In a process of its own: what this one has loaded would flatter both times and memory.
+# In a process of its own: this one has loaded libraries already, which would make times and memory look better.
 _START = """
 import json, sys, time
 t0 = time.perf_counter()
@@ -64,8 +64,8 @@ def strip_frames(size_hw: tuple[int, int]) -> list[np.ndarray]:
     return [np.ascontiguousarray(resize_image(picture, size_hw)) for picture in pictures]
 
 
-def latency_figures(values_ms: Sequence[float], frames_a_call: int = 1) -> dict[str, float]:
-    """`n` calls, their `min`, `p50`, `p90` and `p99` in ms, and frames a second at the mean."""
+def latency_metrics(values_ms: Sequence[float], frames_a_call: int = 1) -> dict[str, float]:
+    """`n` calls, their `min`, `p50`, `p90` and `p99` in ms, and frames a second by the mean."""
     p50, p90, p99 = np.percentile(values_ms, (50, 90, 99))
     return {
         "n": len(values_ms),
@@ -83,10 +83,10 @@ def time_calls(
     warmup: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Milliseconds of each call, `calls` in turns until each has had `seconds`, at least one call each.
+    """Milliseconds of each call. `calls` take turns until each has had `seconds`, and at least one call.
 
     Args:
-        warmup: calls of each that come first and are not kept.
+        warmup: calls of each that are made first and not counted.
     """
     for call in calls:
         for _ in range(warmup):
@@ -107,7 +107,7 @@ def time_calls(
 
 
 def state_under_load(call: Callable[[], object]) -> GpuState | None:
-    """The GPU's clock and what holds it down while `call` is made over and over; outside any measurement."""
+    """The GPU's clock, and what slows it, while `call` is repeated; outside any measurement."""
     with ThreadPoolExecutor(1) as pool:
         state = pool.submit(read_gpu_state)
         while not state.done():
@@ -115,8 +115,8 @@ def state_under_load(call: Callable[[], object]) -> GpuState | None:
         return state.result()
 
 
-def device_figures(engine: Engine, frames: np.ndarray) -> dict[str, float | None]:
-    """The device's own time for `frames`, by its own clock: `device_p50_ms`, `device_p99_ms`; None: it cannot tell."""
+def device_metrics(engine: Engine, frames: np.ndarray) -> dict[str, float | None]:
+    """Time on the device for `frames`: `device_p50_ms`, `device_p99_ms`; None where the device cannot measure it."""
     values: list[float] = []
     while len(values) < _DEVICE_CALLS and (value := engine.device_ms(frames)) is not None:
         values.append(value)
@@ -141,12 +141,12 @@ def measure_start(path: Path, device: str, threads: int | None, size_hw: tuple[i
     process_ms = (time.perf_counter() - started) * 1e3
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise DeviceError(f"{path.name} does not start in a fresh process: {last}; try sdi-doctor {path}")
+        raise DeviceError(f"{path.name} does not start in a fresh process: {last}; try sdi-doctor --engine {path}")
     return {"process_ms": process_ms, **json.loads(done.stdout.splitlines()[-1])}
 
 
 def resident_mib(field: str) -> float | None:
-    """`VmRSS` or `VmHWM` (its peak) of this process; None where the system does not tell."""
+    """`VmRSS` or `VmHWM` (its peak) of this process in MiB; None where the system does not give it."""
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
@@ -155,7 +155,7 @@ def resident_mib(field: str) -> float | None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures belong to; load and clock are those of this moment, None where they cannot be read."""
+    """The machine that is measured; its load and clock are those of this moment, None where they cannot be read."""
     mhz = load = None
     with suppress(OSError, ValueError):
         mhz = int(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()) / 1e3

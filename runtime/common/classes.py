@@ -1,4 +1,4 @@
-"""Defect classes, as file names tell them: `In_12` is of class `In`."""
+"""Defect classes, read from file names: `In_12` is of class `In`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manners all commands share: results on stdout, logs on stderr, errors as one line and an exit code."""
+"""What all commands share: results on stdout, logs on stderr, errors as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def single_command(function: Any) -> typer.Typer:
 def run_app(app: typer.Typer) -> None:
     """Run a command and leave the process with its exit code.
 
-    An `SdiError` is what a user or a device caused: its text alone is shown, as with errors of the system (a full
-    disk) and packages that are not installed. Anything else is a bug of ours: it keeps its traceback and leaves
-    with 70, so that nobody takes it for a failed gate.
+    A user or a device caused an `SdiError`, so only its text is shown. So it is with errors of the system, e.g. a full
+    disk, and with packages that are not installed. Anything else is a bug of ours: it keeps its traceback and the exit
+    code 70, so that nobody takes it for a failed gate.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a file's name may be no text at all
@@ -94,7 +94,7 @@ def print_json(value: Any) -> None:
 
 
 def _explanation(error: Exception) -> str | None:
-    """What to tell of an error; None where it is our own bug."""
+    """The text for an error; None where it is our own bug."""
     if isinstance(error, SdiError | OSError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):

@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind has on every command line."""
+"""All errors that we raise, and the exit code of each kind."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def some_of(items: list[str], separator: str = ", ") -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Of an error's text; of one without a text, its kind."""
+    """The first line of an error's text; without a text, the name of its class."""
     return (str(error).splitlines() or [type(error).__name__])[0]

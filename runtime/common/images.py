@@ -19,6 +19,7 @@ from sdi.runtime.common.files import write_bytes
 __all__ = [
     "IMAGE_SUFFIXES",
     "check_frame",
+    "decode_image",
     "images_among",
     "list_images",
     "read_gray",
@@ -48,11 +49,25 @@ def read_image(path: Path) -> np.ndarray:
     Raises:
         InputError: the file is missing, empty, truncated, no image, or of another depth (named in the text).
     """
-    return _decode(Path(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    return _read(Path(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+
+
+def decode_image(data: bytes, name: str = "in memory") -> np.ndarray:
+    """The picture in the bytes of a file, as `read_image` gives it.
+
+    Args:
+        data: a whole BMP, PNG, JPEG or TIFF.
+        name: what errors call it.
+    Returns:
+        (H, W, 3) uint8, BGR, contiguous.
+    Raises:
+        InputError: empty, truncated, no image, or of another depth.
+    """
+    return _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
 
 
 def check_frame(image: np.ndarray) -> None:
-    """Refuse an array that is no picture as `read_image` gives it: none is cast, cut or repeated in silence.
+    """Refuse an array that is not a picture as from `read_image`. Nothing is silently cast, cut or repeated.
 
     Raises:
         InputError: not (H, W, 3) uint8, or without a pixel.
@@ -63,7 +78,7 @@ def check_frame(image: np.ndarray) -> None:
 
 def read_gray(path: Path) -> np.ndarray:
     """Read a mask or a saliency map: as `read_image`, but (H, W) uint8."""
-    return _decode(Path(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
+    return _read(Path(path), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -152,25 +167,29 @@ def _natural_key(path: Path) -> tuple[list[tuple[int, int, str]], str]:
     return parts, path.name
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
+def _read(path: Path, flags: int) -> np.ndarray:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
+    return _decode(data, str(path), flags)
+
+
+def _decode(data: bytes, name: str, flags: int) -> np.ndarray:
     if not data:
-        raise InputError(f"image {path} is empty (0 bytes)")
+        raise InputError(f"image {name} is empty (0 bytes)")
     if not _is_whole(data):
-        raise InputError(f"image {path} is truncated: its end is missing after {len(data)} bytes; copy it again")
+        raise InputError(f"image {name} is truncated: its end is missing after {len(data)} bytes; copy it again")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise InputError(f"cannot decode image {path}: {error.err}") from error
+        raise InputError(f"cannot decode image {name}: {error.err}") from error
     if image is None:
-        raise InputError(f"cannot decode image {path}: it is corrupt, or no 8 or 16 bit BMP, PNG, JPEG or TIFF")
+        raise InputError(f"cannot decode image {name}: it is corrupt, or no 8 or 16 bit BMP, PNG, JPEG or TIFF")
     if image.dtype == np.uint16:
-        image = _LEVELS[image]
+        image = _LEVELS[image.astype(np.uint16, copy=False)]
     if image.dtype != np.uint8:
-        raise InputError(f"image {path} holds {image.dtype} values; expected 8 or 16 bit integers, convert it first")
+        raise InputError(f"image {name} holds {image.dtype} values; expected 8 or 16 bit integers, convert it first")
     return image
 
 

@@ -13,10 +13,10 @@ __all__ = ["claim_folder", "remove_stale", "safe_name"]
 
 
 def claim_folder(folder: Path, what: str, overwrite: bool, writer: str = "") -> Path:
-    """Make `folder` ours: new, empty, or filled with the same by an earlier run (a hidden marker file says so).
+    """Make `folder` ours. It must be new, empty, or filled by an earlier run, which left a hidden marker file.
 
     Args:
-        what: what is written there, "masks" or "overlay"; a folder of one does not serve for the other.
+        what: what is written there, "masks" or "overlay"; a folder of one cannot hold the other.
         writer: the command and option that write it, for the error text; by default sdi-run's option `what`.
     Raises:
         InputError: it cannot be written, or holds files that are not ours and `overwrite` is not set.
@@ -38,7 +38,7 @@ def claim_folder(folder: Path, what: str, overwrite: bool, writer: str = "") -> 
 
 
 def remove_stale(folder: Path, name: str) -> None:
-    """Take away what an earlier run wrote for a picture that this run could not read."""
+    """Remove what an earlier run wrote for a picture that this run could not read."""
     with suppress(OSError):
         (folder / f"{name}.png").unlink(missing_ok=True)
 

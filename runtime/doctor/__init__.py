@@ -1,1 +1,1 @@
-"""What is installed here and what would work: facts (`probes`, `machine`), and what they mean (`findings`)."""
+"""`sdi-doctor`: facts about this machine (`probes`, `machine`) and what they mean (`findings`)."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_PIPE_WIDTH = 160  # characters, where no terminal says how wide it is
+_PIPE_WIDTH = 160  # characters, where stdout is no terminal
 _STYLES = {"ok": "green", "note": "yellow", "fault": "bold red"}
 
 
@@ -26,16 +26,19 @@ def doctor_command(
         list[Path] | None,
         typer.Argument(
             metavar="ENGINE",
-            help="Engines that are to run here: ONNX files, plans, or names that sdi-run --list shows.",
+            help="Engines to test here: ONNX files, plans, or names that sdi-run --list shows.",
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        list[Path] | None, typer.Option("--engine", "-e", help="Engine to test here, as an option; may be repeated.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Tell what is installed, what would work here, and what mends the rest.
+    """Examine this machine: what is installed, what works, and which command mends the rest.
 
-    Each line is ok, a note (works, or is not needed by all) or a fault. Each provider of ONNX Runtime has run a tiny
-    network, each engine its self-test. Nothing is changed and no camera is opened.
+    Each line is ok, a note (it works, or not everybody needs it) or a fault. Each provider of ONNX Runtime runs a tiny
+    network, and each engine runs its self-test. Nothing is changed and no camera is opened.
 
     Exit codes: 0 no fault, 1 a fault was found, 2 wrong use.
 
@@ -43,13 +46,13 @@ def doctor_command(
 
       sdi-doctor
 
-      sdi-doctor minet-fp16.plan minet-fp16.onnx
+      sdi-doctor --engine minet-fp16.plan --engine minet-fp16.onnx
 
       sdi-doctor --json > machine.json
     """
     from sdi.runtime.engine.shipped import default_engine, find_engine
 
-    paths = [find_engine(path) for path in engines or []]
+    paths = [find_engine(path) for path in (*(engines or []), *(engine or []))]
     for path in paths:
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "is not a file"
@@ -80,7 +83,7 @@ def _gpu() -> Gpu:
 
 
 def _show(findings: list[Finding]) -> None:
-    """A table; what mends a line stands under it."""
+    """Print a table; the remedy stands under its line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -15,10 +15,10 @@ __all__ = ["examine_engine"]
 
 
 def examine_engine(path: Path, gpu: Callable[[], Gpu]) -> list[Finding]:
-    """All findings about one file; after a fault, what it makes pointless is left out.
+    """All findings about one file, up to the first fault that makes the rest pointless.
 
     Args:
-        gpu: the GPU of this machine; asked for plans alone.
+        gpu: gives the GPU of this machine; called for plans alone.
     """
     findings = []
     for finding in _steps(path, gpu):
@@ -54,7 +54,7 @@ def _of_manifest(path: Path, header: PlanHeader | None, manifest: Manifest | Non
         return
     if manifest is None:
         make = rebuild_command(path, header.made_by) if header else "sdi-export --model NAME writes both"
-        yield note(check, f"no {manifest_path(path).name}: nothing tells whether this is the right file", make)
+        yield note(check, f"no {manifest_path(path).name}: whether this is the right file is unknown", make)
         return
     weights = ", random weights: its maps mean nothing" if manifest.random_weights else ""
     size = "frames of {}x{}".format(*manifest.frame_hw[::-1]) if manifest.frame_hw else "frames of any size"
@@ -63,7 +63,7 @@ def _of_manifest(path: Path, header: PlanHeader | None, manifest: Manifest | Non
 
 
 def _of_plan(path: Path, header: PlanHeader, manifest: Manifest | None, gpu: Callable[[], Gpu]) -> Iterator[Finding]:
-    built = ".".join(map(str, header.version[:3])) if any(header.version) else "a version it does not tell"
+    built = ".".join(map(str, header.version[:3])) if any(header.version) else "an unknown version"
     check = f"{path.name}: library"
     try:
         trt = header.made_by.load()

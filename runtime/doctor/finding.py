@@ -1,4 +1,4 @@
-"""One line of the doctor's answer."""
+"""One line of the report of `sdi-doctor`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Finding", "fault", "fault_of", "note", "ok"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, how it is, what was found, and what mends or improves it."""
+    """What was checked, its status, what was found, and what mends or improves it."""
 
     check: str
-    status: Literal["ok", "note", "fault"]  # a note: works, or is not needed by all
+    status: Literal["ok", "note", "fault"]  # a note: it works, or not everybody needs it
     found: str
     fix: str = ""
 
@@ -26,16 +26,16 @@ def ok(check: str, found: str) -> Finding:
 
 
 def note(check: str, found: str, fix: str = "") -> Finding:
-    """Works, though something is missing that not everybody needs."""
+    """It works, but something is missing that some people need."""
     return Finding(check, "note", found, fix)
 
 
 def fault(check: str, found: str, fix: str) -> Finding:
-    """Does not work."""
+    """It does not work."""
     return Finding(check, "fault", found, fix)
 
 
 def fault_of(check: str, error: SdiError) -> Finding:
-    """An error as a fault: our messages say what is wrong, then what mends it, with a semicolon between."""
+    """An error as a fault. Our messages name the problem and then the remedy, with a semicolon between."""
     found, _, fix = str(error).partition("; ")
     return fault(check, found, fix)

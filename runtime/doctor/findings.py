@@ -98,7 +98,7 @@ def jetson(probes: Probes) -> Iterator[Finding]:
         yield note("Jetson", f"{board.model}, {linux}", "sdi is made for JetPack 6 and 7")
     best = next((name for name in ("MAXN_SUPER", "MAXN") if name in board.power_modes), None)
     if board.power_mode is None:
-        yield note("power mode", "nvpmodel does not tell", "sudo nvpmodel -q; in a container, on the host")
+        yield note("power mode", "nvpmodel does not name it", "sudo nvpmodel -q; in a container, on the host")
     elif best is not None and board.power_mode != best:
         yield note("power mode", f"{board.power_mode}, {best} is faster", f"sudo nvpmodel -m {board.power_modes[best]}")
     else:
@@ -130,7 +130,7 @@ def driver(probes: Probes) -> Iterator[Finding]:
         return
     text = f"{version}the driver shows no GPU{f' ({found.error})' if found.error else ''}"
     if probes.nvidia_hardware or probes.jetson:
-        yield fault("GPU", text, "nvidia-smi tells why; restart after an update, in a container pass --gpus all")
+        yield fault("GPU", text, "nvidia-smi gives the reason; restart after an update, in a container pass --gpus all")
     else:
         yield note("GPU", f"{text}: engines run on the CPU", "in a container pass --gpus all")
 
@@ -140,8 +140,8 @@ def clock(probes: Probes) -> Iterator[Finding]:
     found = probes.clock
     if found is None:
         return
-    text = f"{found.now_mhz} MHz of {found.most_mhz} MHz"
-    if found.least_mhz is not None and found.least_mhz < found.most_mhz:
+    text = f"{found.now_mhz} MHz of {found.max_mhz} MHz"
+    if found.min_mhz is not None and found.min_mhz < found.max_mhz:
         yield note("GPU clock", f"{text}, follows the load: the first frames are slower", "sudo jetson_clocks")
     else:
         yield ok("GPU clock", text)
@@ -176,7 +176,7 @@ def onnx_runtime(probes: Probes) -> Iterator[Finding]:
 
 
 def providers(probes: Probes) -> Iterator[Finding]:
-    """ONNX Runtime's providers: each has run a network, or says why it did not."""
+    """ONNX Runtime's providers: each ran a network, or could not, and why."""
     for name, reason in probes.providers.items():
         check = f"ONNX Runtime: {name.removesuffix('ExecutionProvider')}"
         if reason is None:

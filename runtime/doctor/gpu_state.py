@@ -1,4 +1,4 @@
-"""What a GPU says of itself while it works: its clock, and what holds it below its greatest."""
+"""The state of a GPU under load: its clock, and what keeps the clock below its maximum."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FIELDS = "name,clocks.sm,clocks.max.sm,temperature.gpu,power.draw,{}.active"
 _REASON_FIELDS = ("clocks_event_reasons", "clocks_throttle_reasons")  # since driver 535, and before
 # A Jetson's counters of power events, /sys/class/hwmon/hwmon*/oc1_event_cnt and so on.
 _POWER_EVENTS = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "over-current"}
-_FULL = 0.95  # of its greatest, the clock counts as that
+_FULL = 0.95  # from this share of its maximum on, the clock counts as full
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """One look at a GPU under load. None: it does not tell."""
+    """The state of a GPU under load at one moment. None: it does not report this."""
 
     name: str
     clock: Clock | None = None
@@ -47,7 +47,7 @@ class GpuState:
         return {
             "name": self.name,
             "clock_mhz": self.clock.now_mhz if self.clock else None,
-            "greatest_clock_mhz": self.clock.most_mhz if self.clock else None,
+            "greatest_clock_mhz": self.clock.max_mhz if self.clock else None,
             "held_by": list(self.held_by),
             "power_events": dict(self.events),
             "temperature_c": self.temperature_c,
@@ -57,15 +57,15 @@ class GpuState:
 
 
 def read_gpu_state() -> GpuState | None:
-    """Look at the GPU that CUDA_VISIBLE_DEVICES names first, else the first one; None where nothing tells."""
+    """The state of the first GPU in CUDA_VISIBLE_DEVICES, else of the first one; None where it cannot be read."""
     model = text_of(Path("/proc/device-tree/model")).rstrip("\0\n")
     if "NVIDIA" in model:
         return jetson_state(Path("/sys"), model, power_mode_of(answer_of("nvpmodel", "-q") or ""))
     which = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip() or "0"
     for reasons in _REASON_FIELDS:
         query = (f"--id={which}", f"--query-gpu={_FIELDS.format(reasons)}", "--format=csv,noheader,nounits")
-        if (said := answer_of("nvidia-smi", *query)) is not None:
-            return smi_state(said)
+        if (answer := answer_of("nvidia-smi", *query)) is not None:
+            return smi_state(answer)
     return None
 
 
@@ -92,9 +92,9 @@ def jetson_state(sys: Path, model: str, power_mode: str | None) -> GpuState:
         sys: /sys.
     """
     events: dict[str, int] = {}
-    for place in sorted(sys.glob("class/hwmon/hwmon*/oc?_event_cnt")):
-        if (count := text_of(place).strip()).isdecimal():
-            name = place.name.partition("_")[0]
+    for path in sorted(sys.glob("class/hwmon/hwmon*/oc?_event_cnt")):
+        if (count := text_of(path).strip()).isdecimal():
+            name = path.name.partition("_")[0]
             events[_POWER_EVENTS.get(name, name)] = int(count)
     held_by = []
     for device in sorted(sys.glob("class/thermal/cooling_device*")):
@@ -106,15 +106,15 @@ def jetson_state(sys: Path, model: str, power_mode: str | None) -> GpuState:
 
 
 def throttling(before: GpuState | None, after: GpuState | None) -> list[str]:
-    """What slowed the GPU down in a measurement, from a look under load on either side of it; empty: nothing."""
+    """What slowed the GPU during a measurement, from its states under load before and after; empty: nothing."""
     looks = [look for look in (before, after) if look is not None]
     found = list(dict.fromkeys(reason for look in looks for reason in look.held_by))
     if before is not None and after is not None:
         found += [what for what, count in after.events.items() if count > before.events.get(what, count)]
     clocks = [look.clock for look in looks if look.clock is not None]
     lowest = min(clocks, key=lambda clock: clock.now_mhz, default=None)
-    if lowest is not None and lowest.now_mhz < _FULL * lowest.most_mhz:
-        found.append(f"clock {lowest.now_mhz} of {lowest.most_mhz} MHz")
+    if lowest is not None and lowest.now_mhz < _FULL * lowest.max_mhz:
+        found.append(f"clock {lowest.now_mhz} of {lowest.max_mhz} MHz")
     return found
 
 

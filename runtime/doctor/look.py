@@ -1,4 +1,4 @@
-"""Two ways of looking at a machine: asking a program, and reading a file."""
+"""Two ways to examine a machine: run a program, and read a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking at the machine that this runs on."""
+"""Collects the facts about this machine."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PACKAGES = ("sdi", "cuda-bindings", "cuda-python", "pycuda", "paho-mqtt", "prom
 
 
 def probe_machine() -> Probes:
-    """Look at this machine. Takes some seconds; nothing is changed and no camera is opened."""
+    """Examine this machine. It takes some seconds; nothing is changed and no camera is opened."""
     providers_of = metadata.packages_distributions()
     opencv, cv2 = _part("cv2", providers_of)
     onnx_runtime, ort = _part("onnxruntime", providers_of)
@@ -68,7 +68,7 @@ def probe_machine() -> Probes:
 
 
 def features_of(build_information: str) -> dict[str, bool]:
-    """What OpenCV was built with, from `cv2.getBuildInformation()`; what it does not name is left out."""
+    """What OpenCV was built with, from `cv2.getBuildInformation()`; what it does not list is left out."""
     found = re.findall(r"^\s+(FFMPEG|GStreamer|v4l/v4l2):\s+(YES|NO)\b", build_information, re.MULTILINE)
     return {name: answer == "YES" for name, answer in found}
 
@@ -86,7 +86,7 @@ def power_mode_of(answer: str) -> str | None:
 
 
 def clock_of(answer: str) -> Clock | None:
-    """The clock in nvidia-smi's answer "1980, 2505"; None where a GPU does not tell."""
+    """The clock in nvidia-smi's answer "1980, 2505"; None where a GPU does not report it."""
     found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", answer)
     return Clock(int(found[1]), int(found[2])) if found else None
 
@@ -125,7 +125,7 @@ def _provider_names(onnxruntime: Any) -> list[str]:
 
 
 def _prove(provider: str) -> str | None:
-    """Run a tiny network in a process of its own: a provider whose libraries do not match may crash or hang."""
+    """Run a tiny network in a process of its own: a provider with the wrong libraries may crash or hang."""
     command = [sys.executable, "-m", "sdi.runtime.doctor.proof", provider]
     try:
         done = subprocess.run(
@@ -135,18 +135,18 @@ def _prove(provider: str) -> str | None:
             errors="replace",
             timeout=_PROOF_TIMEOUT_S,
             check=False,
-            env=os.environ | {"PYTHONSAFEPATH": "1"},  # modules of the folder that the user is in are none of ours
+            env=os.environ | {"PYTHONSAFEPATH": "1"},  # it must not import modules from the current folder
         )
     except subprocess.TimeoutExpired:
         return f"no answer after {_PROOF_TIMEOUT_S} s"
     if done.returncode == 0:
         return None
-    said = [line for line in done.stderr.splitlines() if "rror" in line] or done.stderr.splitlines()
-    return _one_line(said[0]) if said else f"the process ended with {done.returncode}"
+    errors = [line for line in done.stderr.splitlines() if "rror" in line] or done.stderr.splitlines()
+    return _one_line(errors[0]) if errors else f"the process ended with {done.returncode}"
 
 
 def _driver() -> tuple[Driver | None, Clock | None]:
-    """What the CUDA driver library says, without any binding, and nvidia-smi where it is there."""
+    """What the CUDA driver library reports, without any binding, and nvidia-smi where it is installed."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -215,11 +215,11 @@ def _jetson() -> Jetson | None:
 
 def devfreq_clock(folder: Path) -> Clock | None:
     """A Jetson's GPU clock in /sys/class/devfreq: 17000000.gpu, before JetPack 6 .ga10b or .gv11b."""
-    for place in sorted(folder.glob("*")):
-        if place.name.endswith((".gpu", ".ga10b", ".gv11b")) or place.name.startswith("gpu"):
+    for path in sorted(folder.glob("*")):
+        if path.name.endswith((".gpu", ".ga10b", ".gv11b")) or path.name.startswith("gpu"):
             with suppress(ValueError):
-                now, most, least = (int(text_of(place / f"{name}_freq")) for name in ("cur", "max", "min"))
-                return Clock(now // 10**6, most // 10**6, least // 10**6)
+                now, highest, lowest = (int(text_of(path / f"{name}_freq")) for name in ("cur", "max", "min"))
+                return Clock(now // 10**6, highest // 10**6, lowest // 10**6)
     return None
 
 

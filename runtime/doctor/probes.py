@@ -1,4 +1,4 @@
-"""What can be known of a machine, as plain values: `machine` collects them, `findings` tells what they mean."""
+"""The facts about a machine as plain values: `machine` collects them, `findings` judges them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Driver:
     gpus: tuple[str, ...] = ()
     capability: str | None = None  # of the first GPU, "8.9"
     error: str | None = None  # why it shows no GPU
-    version: str | None = None  # "570.86.15", where nvidia-smi tells
+    version: str | None = None  # "570.86.15", from nvidia-smi
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,17 @@ class Clock:
     """The GPU's clock."""
 
     now_mhz: int
-    most_mhz: int
-    least_mhz: int | None = None  # what it may fall to; None where that is not shown
+    max_mhz: int
+    min_mhz: int | None = None  # None where the driver does not show it
 
 
 @dataclass(frozen=True)
 class Jetson:
-    """What a Jetson says of itself."""
+    """What a Jetson reports about itself."""
 
     model: str
     release: str = ""  # /etc/nv_tegra_release
-    power_mode: str | None = None  # "MAXN"; None where nvpmodel does not tell
+    power_mode: str | None = None  # "MAXN"; None where nvpmodel does not name it
     power_modes: Mapping[str, int] = field(default_factory=dict)  # all that nvpmodel.conf has, name -> number
     csi_plugin: bool = False  # GStreamer has nvarguscamerasrc
 
@@ -63,7 +63,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Probes:
-    """All that the findings are made from. The defaults are of a machine with nothing on it."""
+    """All facts that findings are made from. The defaults describe a machine with nothing installed."""
 
     python: tuple[int, int, int] = (3, 12, 0)
     system: str = "Linux"

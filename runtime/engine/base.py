@@ -26,6 +26,9 @@ from sdi.runtime.engine.manifest import Manifest
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from sdi.runtime.engine.tiled import Tiler
+    from sdi.runtime.engine.windows import WindowGrid
+
 __all__ = ["Engine", "Token"]
 
 
@@ -48,6 +51,8 @@ class Engine(abc.ABC):
         batch: frames a call; None accepts any number.
         device: what executes it, in words.
         on_gpu: whether a GPU does.
+        tiler: cuts frames into windows where they show more steel than the network was trained to see at once; None
+            runs every frame whole.
         slots: calls that may be under way at once, between `submit` and `collect`.
     """
 
@@ -57,6 +62,7 @@ class Engine(abc.ABC):
     batch: int | None
     device: str
     on_gpu: bool = False
+    tiler: Tiler | None = None
     slots: int = 1
     _guard: Guard
 
@@ -119,16 +125,32 @@ class Engine(abc.ABC):
         """What `close` frees, called once, with no other thread inside."""
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
-        """Saliency of one frame, at the frame's own size.
+        """Saliency of one frame, at the frame's own size: whole, or in windows (see `open_engine`).
 
         Args:
             frame: (H, W, 3) uint8 BGR; not modified.
         Returns:
             (H, W) uint8, probability x 255; a new array.
         Raises:
-            InputError: the frame has another type or shape.
+            InputError: the frame has another type or shape, or does not go into the windows asked for.
             DeviceError: the execution failed, or gave a map of another size.
         """
+        check_frame(frame)
+        grid = self.grid((frame.shape[0], frame.shape[1]))
+        if grid is None or self.tiler is None:
+            return self.whole(frame)
+        return self.tiler(frame, grid)
+
+    def grid(self, frame_hw: tuple[int, int]) -> WindowGrid | None:
+        """The windows that a frame is cut into; None where it runs whole.
+
+        Raises:
+            InputError: the frame does not go into the windows asked for.
+        """
+        return None if self.tiler is None else self.tiler.grid(frame_hw)
+
+    def whole(self, frame: np.ndarray) -> np.ndarray:
+        """As a call, but never in windows: the frame is resized to the engine's size."""
         check_frame(frame)
         size_hw = (frame.shape[0], frame.shape[1])
         fitted = np.ascontiguousarray(resize_image(frame, self.frame_hw or size_hw))[None]
@@ -148,7 +170,7 @@ class Engine(abc.ABC):
         if self.manifest is None:
             return None
         try:
-            return golden_check(self.manifest.golden, lambda frames: np.stack([self(frame) for frame in frames]))
+            return golden_check(self.manifest.golden, lambda frames: np.stack([self.whole(frame) for frame in frames]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the golden record in the manifest of {self.path} is damaged ({error}); export it again"

@@ -37,10 +37,13 @@ class Batcher:
         if len(images) == 1:
             return [self._engine(images[0])]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        answers: list[np.ndarray] = [np.empty(0)] * len(images)
         for position, image in enumerate(images):
             check_frame(image)
+            if self._engine.grid((image.shape[0], image.shape[1])) is not None:
+                answers[position] = self._engine(image)  # its windows make batches of their own
+                continue
             groups[self._engine.frame_hw or (image.shape[0], image.shape[1])].append(position)
-        answers: list[np.ndarray] = [np.empty(0)] * len(images)
         for (height, width), positions in groups.items():
             frames = self._input(self._engine.batch or len(positions), height, width)
             for row, position in enumerate(positions):

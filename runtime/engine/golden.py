@@ -33,7 +33,7 @@ def golden_record(frame_hw: tuple[int, int], saliency: np.ndarray, tolerance: fl
 
     Args:
         saliency: (2, H, W) uint8, the reference's answers to `golden_frames(*frame_hw)`.
-        tolerance: greatest allowed difference of a tile's mean, in gray levels.
+        tolerance: maximum allowed difference of a tile's mean, in gray levels.
     """
     return {
         "frame_hw": list(frame_hw),
@@ -47,7 +47,7 @@ def golden_record(frame_hw: tuple[int, int], saliency: np.ndarray, tolerance: fl
 class GoldenCheck:
     """How an answer compares with a record, in gray levels."""
 
-    difference: float  # greatest of a tile's mean
+    difference: float  # maximum of a tile's mean
     tolerance: float
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ FORMAT = "sdi-manifest"
 FORMAT_VERSION = 1
 
 Profile = tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]
-"""Least, best and greatest (frames a call, height, width)."""
+"""min, opt and max (frames a call, height, width)."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Manifest:
     gpu: str | None = None  # the GPU a plan was built on
     build: dict[str, Any] = field(default_factory=dict)  # options of the builder that were asked for
     notes: tuple[str, ...] = ()  # what a user of the file should know
+    native_hw: tuple[int, int] | None = None  # steel that it sees at the scale it was trained at, pixels; None: unknown
+    mm_per_pixel: float | None = None  # of the pictures it was trained on; None: unknown
+    tile_hw: tuple[int, int] | None = None  # windows that the graph cuts frames into; None: frames are seen whole
+    overlap: int | None = None  # pixels that they share at least
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
 
@@ -114,10 +119,10 @@ def refuse_foreign(path: Path, overwrite: bool) -> None:
 def verify_file(
     artefact: Path, manifest: Manifest, mend: str = "copy both files again or export the engine again"
 ) -> None:
-    """Hold the artefact against its manifest, without loading it.
+    """Check the artefact against its manifest, without loading it.
 
     Args:
-        mend: what the user is told to do.
+        mend: the remedy, for the error text.
     Raises:
         InputError: another size (truncated, or partly copied), other bytes (damaged, or replaced), or unreadable.
     """
@@ -157,12 +162,20 @@ def _check_types(manifest: Manifest) -> None:
     for name in ("preprocessing", "builder", "golden", "parity", "metrics", "layers", "build", "quantisation"):
         if not isinstance(getattr(manifest, name), dict):
             raise ValueError(f"{name} is not an object")
-    for name in ("frame_hw", "network_hw"):
+    if not (manifest.mm_per_pixel is None or _is_length(manifest.mm_per_pixel)):
+        raise ValueError("mm_per_pixel is not a length above 0")
+    if not (manifest.overlap is None or isinstance(manifest.overlap, int)):
+        raise ValueError("overlap is not a number of pixels")
+    for name in ("frame_hw", "network_hw", "native_hw", "tile_hw"):
         size = getattr(manifest, name)
-        if size is None and name == "frame_hw":
+        if size is None and name != "network_hw":
             continue
         if not (isinstance(size, tuple) and len(size) == 2 and all(isinstance(n, int) and n > 0 for n in size)):
             raise ValueError(f"{name} is not a height and a width")
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _is_profile(value: Any) -> bool:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import read_manifest, verify_file
 from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader, verify_plan
 from sdi.runtime.engine.shipped import find_engine
+from sdi.runtime.engine.tiled import Tiler
+from sdi.runtime.engine.tiling import Tiling
 
-__all__ = ["open_engine"]
+__all__ = ["open_engine", "open_tiled"]
 
 
-def open_engine(path: Path | str, device: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(
+    path: Path | str,
+    device: str = "auto",
+    threads: int | None = None,
+    *,
+    tile: Literal["auto"] | int | tuple[int, int] | None = "auto",
+    overlap: int | None = None,
+    mm_per_pixel: float | None = None,
+) -> Engine:
     """Load an engine; what the file is, not its name, picks the backend.
 
     The manifest beside it is checked first: a missing one is left to the caller to warn about
@@ -23,11 +34,34 @@ def open_engine(path: Path | str, device: str = "auto", threads: int | None = No
         path: a file, or the name of an engine that comes with sdi.
         device: "auto" (a GPU where ONNX Runtime has one, else the CPU; for a plan a GPU), "cpu" or "cuda".
         threads: CPU threads; None uses one per core.
+        tile: the side, or height and width, of the windows that frames are cut into, in pixels of the frame. "auto":
+            windows as large as the training pictures, where the frame is more than 1.5 times larger in a direction and
+            the manifest tells how large they were; it says so on stderr. None: every frame is run whole.
+        overlap: pixels that neighbouring windows share at least; None is a quarter of a window.
+        mm_per_pixel: scale of the frames; windows of "auto" follow it where the manifest knows that of the training
+            pictures.
     Raises:
-        InputError: no such file, a folder, empty, truncated, damaged, no engine, or one that breaks the I/O contract.
+        InputError: no such file, a folder, empty, truncated, damaged, no engine, or one that breaks the I/O contract;
+            or windows that it cannot take.
         DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
-    path = find_engine(path)
+    return open_tiled(
+        path, device, threads, Tiling((tile, tile) if isinstance(tile, int) else tile, overlap, mm_per_pixel)
+    )
+
+
+def open_tiled(path: Path | str, device: str, threads: int | None, tiling: Tiling) -> Engine:
+    """As `open_engine`, with what a command's options say of windows."""
+    engine = _open(find_engine(path), device, threads)
+    try:
+        engine.tiler = Tiler(engine, tiling)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _open(path: Path, device: str, threads: int | None) -> Engine:
     head = _head(path)
     header = PlanHeader.of(head)
     if header is not None:

@@ -1,7 +1,7 @@
 """TensorRT's plan files, looked at without loading them.
 
-A plan runs in the library version it was built by and on the GPUs it was built for. Both are known before the library
-sees the file, so that the user is told what is wrong instead of getting nothing.
+A plan runs in the library version that built it and on the GPUs that it was built for. Both are checked before the
+library loads the file, so that the user gets a clear error.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _TAG = re.compile(rb"sdi:([a-z0-9-]{1,64}):([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class PlanHeader:
-    """What the first bytes of a plan say.
+    """The header of a plan: its first bytes.
 
     Source: plans of TensorRT-RTX 1.7.1: magic in bytes 0-3, size of the whole plan in bytes 16-23 (little endian),
-    version of the library in bytes 24-27. TensorRT's plans have magic and version at the same places.
+    version of the library in bytes 24-27. TensorRT's plans have magic and version at the same offsets.
     """
 
     made_by: Library
-    version: tuple[int, ...]  # four numbers; all 0 where the plan does not say
+    version: tuple[int, ...]  # four numbers; all 0 where the plan holds none
     size: int | None  # of the whole plan, in bytes
 
     @staticmethod
@@ -56,12 +56,12 @@ class PlanHeader:
 
 
 def tag_of(manifest: Manifest) -> str:
-    """The name that sdi gives a network inside its plan: whose plan it is can be read from the file."""
+    """The name that sdi gives a network inside its plan, so that the file shows whose plan it is."""
     return f"sdi:{manifest.model}:{manifest.onnx_sha256}"
 
 
 def plan_tag(path: Path) -> str | None:
-    """The tag in a plan; None where it has none, so it was not built by sdi."""
+    """The tag in a plan; None where sdi did not build it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         found = _TAG.search(data)
         return found[0].decode() if found else None
@@ -73,7 +73,7 @@ def rebuild_command(path: Path, library: Library) -> str:
 
 
 def verify_plan(path: Path, header: PlanHeader, manifest: Manifest | None) -> None:
-    """Hold a plan against its own header and its manifest.
+    """Check a plan against its own header and its manifest.
 
     Raises:
         InputError: it is truncated, another network's, another library's, or damaged.
@@ -105,7 +105,7 @@ def verify_plan(path: Path, header: PlanHeader, manifest: Manifest | None) -> No
 
 
 def check_version(path: Path, header: PlanHeader, manifest: Manifest | None, trt: Any) -> None:
-    """Hold the version that a plan was built by against the library that is installed.
+    """Check that the installed library runs plans of the version that built this one.
 
     Raises:
         DeviceError: the library does not run such a plan.
@@ -125,7 +125,7 @@ def check_version(path: Path, header: PlanHeader, manifest: Manifest | None, trt
 
 
 def check_gpu(path: Path, header: PlanHeader, manifest: Manifest | None, name: str, capability: str, trt: Any) -> None:
-    """Hold the GPUs that a plan is for against the one that is here.
+    """Check that the plan was built for the GPU of this machine.
 
     Args:
         name, capability: of the GPU, e.g. "8.9".

@@ -19,7 +19,7 @@ from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.cuda import open_cuda
 from sdi.runtime.engine.manifest import Manifest
 from sdi.runtime.engine.plan import PlanHeader, check_gpu, check_version, rebuild_command
-from sdi.runtime.engine.tensorrt_library import bytes_of, journal_of
+from sdi.runtime.engine.tensorrt_library import bytes_of, log_of
 
 if TYPE_CHECKING:
     import tensorrt_rtx_bindings as trt_types
@@ -50,8 +50,8 @@ class TensorRTEngine(Engine):
         check_gpu(path, header, manifest, gpu.name, gpu.compute_capability, self._trt)
         self.device = f"{title} {self._trt.__version__}, {gpu.name}"
         self.on_gpu = True
-        self._journal = journal_of(self._trt)
-        self._journal.clear()
+        self._log = log_of(self._trt)
+        self._log.clear()
         self._graph: int | None = None
         self._shape: tuple[int, ...] | None = None
         self._runs = 0
@@ -103,7 +103,7 @@ class TensorRTEngine(Engine):
 
     def _deserialise(self) -> trt_types.ICudaEngine:
         trt, title = self._trt, self._header.made_by.title
-        runtime: trt_types.Runtime = trt.Runtime(self._journal.logger)
+        runtime: trt_types.Runtime = trt.Runtime(self._log.logger)
         built = self.manifest.build if self.manifest is not None else {}
         if built.get("version_compatible"):
             runtime.engine_host_code_allowed = True  # such a plan brings its own runtime
@@ -119,13 +119,13 @@ class TensorRTEngine(Engine):
                         if int(diagnostics) & int(member)
                     ]
                     raise DeviceError(
-                        f"{title} refuses {self.path}: {', '.join(reasons) or self._journal.last_error()}; build it "
+                        f"{title} refuses {self.path}: {', '.join(reasons) or self._log.last_error()}; build it "
                         f"again: {rebuild_command(self.path, self._header.made_by)}"
                     )
             engine = runtime.deserialize_cuda_engine(data)
         if engine is None:
             raise DeviceError(
-                f"{title} cannot load {self.path}: {self._journal.last_error()}; build it again: "
+                f"{title} cannot load {self.path}: {self._log.last_error()}; build it again: "
                 f"{rebuild_command(self.path, self._header.made_by)}"
             )
         return engine
@@ -144,11 +144,11 @@ class TensorRTEngine(Engine):
             )
         fixed = tensors["frame"][1]
         shapes = [_dims(shape) for shape in engine.get_tensor_profile_shape("frame", 0)] if -1 in fixed else [fixed] * 3
-        self._least, _, self._greatest = ([s[0], *(s[2:] if planar else s[1:3])] for s in shapes)
-        self._fixed = self._least == self._greatest
-        size_least, size_greatest = tuple(self._least[1:]), tuple(self._greatest[1:])
-        self.batch = self._least[0] if self._least[0] == self._greatest[0] else None
-        self.frame_hw = (size_least[0], size_least[1]) if size_least == size_greatest else None
+        self._min_shape, _, self._max_shape = ([s[0], *(s[2:] if planar else s[1:3])] for s in shapes)
+        self._fixed = self._min_shape == self._max_shape
+        min_hw, max_hw = tuple(self._min_shape[1:]), tuple(self._max_shape[1:])
+        self.batch = self._min_shape[0] if self._min_shape[0] == self._max_shape[0] else None
+        self.frame_hw = (min_hw[0], min_hw[1]) if min_hw == max_hw else None
         if self.manifest is not None and self.manifest.frame_hw != self.frame_hw:
             raise InputError(
                 f"{self.path} takes frames of {self.frame_hw}, its manifest says {self.manifest.frame_hw}; build it "
@@ -170,12 +170,12 @@ class TensorRTEngine(Engine):
         else:
             context = self._engine.create_execution_context()
         if context is None:
-            raise DeviceError(f"{self.path.name} cannot start on {self.device}: {self._journal.last_error()}")
+            raise DeviceError(f"{self.path.name} cannot start on {self.device}: {self._log.last_error()}")
         return context
 
     def _allocate(self, undo: ExitStack) -> None:
-        """Memory for the greatest shape, once: nothing grows while frames come."""
-        pixels = int(np.prod(self._greatest))
+        """Memory for the largest shape, once: nothing grows while frames come."""
+        pixels = int(np.prod(self._max_shape))
         width = 4 if self._planar else 1
         hosts, addresses = [], []
         for name, size in (("frame", 3 * pixels * width), ("saliency", pixels * width)):
@@ -184,7 +184,7 @@ class TensorRTEngine(Engine):
             addresses.append(self._cuda.device_memory(size))
             undo.callback(self._cuda.free_device_memory, addresses[-1])
             if not self._context.set_tensor_address(name, addresses[-1]):
-                raise DeviceError(f"{self.path.name}: {name} cannot be bound: {self._journal.last_error()}")
+                raise DeviceError(f"{self.path.name}: {name} cannot be bound: {self._log.last_error()}")
         (self._host_in, self._host_out), (self._device_in, self._device_out) = hosts, addresses
 
     def _keep_runtime_cache(self) -> None:
@@ -203,16 +203,16 @@ class TensorRTEngine(Engine):
     def _fit(self, frames: np.ndarray) -> np.ndarray:
         """Frames that the plan takes: within its range, and as many as it wants at least."""
         size = [len(frames), *frames.shape[1:3]]
-        least, greatest = self._least, self._greatest
-        if any(n > most for n, most in zip(size, greatest, strict=True)) or any(
-            n < few for n, few in zip(size[1:], least[1:], strict=True)
+        smallest, largest = self._min_shape, self._max_shape
+        if any(n > most for n, most in zip(size, largest, strict=True)) or any(
+            n < few for n, few in zip(size[1:], smallest[1:], strict=True)
         ):
             raise InputError(
-                f"{self.path.name} takes {_words(least)} to {_words(greatest)}, got {_words(size)}; build it with "
+                f"{self.path.name} takes {_words(smallest)} to {_words(largest)}, got {_words(size)}; build it with "
                 "--dynamic --frame and --batch that include this"
             )
-        if len(frames) < least[0]:
-            frames = np.concatenate([frames, np.repeat(frames[-1:], least[0] - len(frames), axis=0)])
+        if len(frames) < smallest[0]:
+            frames = np.concatenate([frames, np.repeat(frames[-1:], smallest[0] - len(frames), axis=0)])
         return frames
 
     def _run(self, frames: np.ndarray) -> int:
@@ -222,7 +222,7 @@ class TensorRTEngine(Engine):
         self._host_in[: frames.nbytes].view(frames.dtype).reshape(frames.shape)[...] = frames
         if frames.shape != self._shape:
             if not self._fixed and not self._context.set_input_shape("frame", frames.shape):
-                raise DeviceError(f"frames of {frames.shape} were refused: {self._journal.last_error()}")
+                raise DeviceError(f"frames of {frames.shape} were refused: {self._log.last_error()}")
             self._shape = frames.shape
         self._enqueue(frames.nbytes)
         self._cuda.synchronise(self._stream)
@@ -240,7 +240,7 @@ class TensorRTEngine(Engine):
             return
         self._cuda.upload(self._device_in, self._host_in[:size], self._stream)
         if not self._context.execute_async_v3(self._stream):
-            raise DeviceError(self._journal.last_error())
+            raise DeviceError(self._log.last_error())
         self._cuda.download(self._host_out[: size // 3], self._device_out, self._stream)
 
     def _capturable(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sdi.runtime.common.errors import DeviceError
 
-__all__ = ["LIBRARIES", "TENSORRT", "TENSORRT_RTX", "Library", "bytes_of", "journal_of", "library_of", "version_of"]
+__all__ = ["LIBRARIES", "TENSORRT", "TENSORRT_RTX", "Library", "bytes_of", "library_of", "log_of", "version_of"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def version_of(trt: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in trt.__version__.split(".") if part.isdigit())
 
 
-class Journal:
+class LibraryLog:
     """What a library said since `clear`. `logger` is what the library is given."""
 
     def __init__(self) -> None:
@@ -99,9 +99,9 @@ class Journal:
 
 
 @functools.cache
-def journal_of(trt: Any) -> Journal:
-    """The one journal of a library: it keeps the first logger it is given and wants it alive for ever."""
-    journal = Journal()
+def log_of(trt: Any) -> LibraryLog:
+    """The one log of a library: it keeps the first logger it is given and wants it alive for ever."""
+    log = LibraryLog()
     base: Any = trt.ILogger
 
     class Logger(base):
@@ -110,11 +110,11 @@ def journal_of(trt: Any) -> Journal:
 
         def log(self, severity: Any, text: str) -> None:
             if severity in (base.INTERNAL_ERROR, base.ERROR):
-                journal.errors.append(text)
+                log.errors.append(text)
             elif severity == base.WARNING:
-                journal.warnings.append(text)
-            if journal.listener is not None:
-                journal.listener(text)
+                log.warnings.append(text)
+            if log.listener is not None:
+                log.listener(text)
 
-    journal.logger = Logger()
-    return journal
+    log.logger = Logger()
+    return log

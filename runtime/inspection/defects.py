@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.inspection.roi import Roi
+from sdi.runtime.region import Region
 
-__all__ = ["Blob", "DefectRule", "Region", "find_blobs", "find_regions", "gray_level"]
-
-
-@dataclass(frozen=True)
-class Region:
-    """One connected region, in pixels of the frame; probabilities 0..1."""
-
-    x: int  # left edge of the box
-    y: int  # top edge
-    width: int
-    height: int
-    area: int  # pixels over the threshold
-    peak: float  # greatest probability inside
-    mean: float  # mean probability inside
-    cx: float  # centroid; the middle of the picture's first pixel is 0, 0
-    cy: float
-    elongation: float  # length over breadth: 1 is a disc or a square, a scratch has 5 and more
-    id: int | None = None  # the same over frames for one defect, where regions are linked
-    mm_per_pixel: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As records hold it: `id` only where linked; `mm`, with the area in square millimetres, only with a scale."""
-        record = asdict(self)
-        scale = record.pop("mm_per_pixel")
-        if self.id is None:
-            del record["id"]
-        if scale is not None:
-            lengths = {name: round(record[name] * scale, 3) for name in ("x", "y", "width", "height", "cx", "cy")}
-            record["mm"] = {**lengths, "area": round(self.area * scale**2, 4)}
-        return record
+__all__ = ["Blob", "DefectRule", "find_blobs", "find_regions", "gray_level"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +51,7 @@ class DefectRule:
 
 
 def gray_level(threshold: float) -> int:
-    """The least gray level, 0..255, whose probability reaches `threshold`."""
+    """The lowest gray level, 0..255, whose probability reaches `threshold`."""
     return math.ceil(threshold * 255)
 
 
@@ -113,7 +84,7 @@ def find_blobs(saliency: np.ndarray, rule: DefectRule) -> list[Blob]:
     _, over = cv2.threshold(saliency, gray_level(rule.threshold) - 1, 1, cv2.THRESH_BINARY)
     if within is not None:
         over &= within
-    # Labelling costs as much on clean strip as on any other: only where something is, there is anything to label.
+    # Labelling costs as much on clean strip as on any other, so an empty map skips it.
     x0, y0, across, down = cv2.boundingRect(over)
     if not across:
         return []

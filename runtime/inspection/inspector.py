@@ -10,9 +10,10 @@ import numpy as np
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Verdict
-from sdi.runtime.inspection.defects import DefectRule, Region, find_blobs
+from sdi.runtime.inspection.defects import DefectRule, find_blobs
 from sdi.runtime.inspection.tracks import Linker, Track
 from sdi.runtime.records import utc
+from sdi.runtime.region import Region
 
 __all__ = ["Inspector"]
 
@@ -28,13 +29,13 @@ class _State:
 
 
 class Inspector:
-    """Judges frames one by one, those of one source in their order; each source by itself. For one thread.
+    """Judges frames one by one. The frames of a source come in order; each source is judged by itself. For one thread.
 
     Args:
         rule: what counts as a defect.
-        alarm_frames: so many frames in a row with a defect raise the alarm, so many without one clear it. A linked
-            defect is one that was seen in so many frames, and has passed when it was not seen for so many.
-        link: give regions that overlap from frame to frame one id, and tell of each defect when it has passed.
+        alarm_frames: so many frames in a row with a defect raise the alarm, and as many without one clear it. A linked
+            defect counts when it was seen in so many frames; it has passed when it was not seen for as many.
+        link: give regions that overlap from frame to frame one id, and emit an event for each defect that has passed.
     Raises:
         InputError: `alarm_frames` is below 1.
     """

@@ -17,7 +17,7 @@ _FARTHEST = 1 << 20  # pixels; no picture is larger
 
 @dataclass(frozen=True)
 class Roi:
-    """A rectangle or a polygon in pixels of the frame; what of it lies beyond the frame does not matter.
+    """A rectangle or a polygon in pixels of the frame. Parts beyond the frame are ignored.
 
     Args:
         points: corners (x, y); the pixels on the edges belong to it.

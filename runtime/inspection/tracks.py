@@ -1,7 +1,7 @@
 """One defect over many frames: regions that overlap from frame to frame are one track.
 
-A track is a connected component in width, height and time: a defect that falls into pieces, or grows together with
-its neighbour, stays one.
+A track is a connected component in width, height and time. A defect that falls into pieces, or merges with its
+neighbour, stays one track.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sdi.runtime.frame import Frame
-from sdi.runtime.inspection.defects import Blob, Region
+from sdi.runtime.inspection.defects import Blob
+from sdi.runtime.region import Region
 
 __all__ = ["Linker", "Track"]
 

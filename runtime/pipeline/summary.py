@@ -1,4 +1,4 @@
-"""What a run did, in figures."""
+"""What a run did: counts and times."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sdi.runtime.frame import Event
 __all__ = ["Latencies", "SourceSummary", "Summary"]
 
 _STAGES = ("grab_ms", "wait_ms", "engine_ms", "inspect_ms", "age_ms", "sink_ms")
-_REMEMBERED = 20_000  # latencies kept for the percentiles; a run may last months
+_REMEMBERED = 20_000  # times kept for the percentiles; a run may last months
 
 
 class Latencies:
-    """The latest 20,000 of a stage's times, in memory that is taken once."""
+    """The latest 20,000 times of a stage, in memory that is allocated once."""
 
     def __init__(self, values_ms: Iterable[float] = ()) -> None:
         self._values = np.zeros(_REMEMBERED, np.float32)
@@ -64,7 +64,7 @@ class SourceSummary:
     alarms: int = 0  # times that the alarm was raised
 
     def count(self, event: Event) -> None:
-        """Add what an event tells of this source."""
+        """Add what an event of this source counts."""
         self.alarms += event.kind == "alarm"
         self.lost += event.kind == "source_lost"
         self.frozen += event.kind == "source_frozen"
@@ -124,11 +124,11 @@ class Summary:
         return sum(source.drops for source in self.sources)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain figures; times as p50, p95 and p99 over the latest 20,000 frames, milliseconds.
+        """Plain values for JSON. Times are p50, p95 and p99 over the latest 20,000 frames, in milliseconds.
 
-        grab: until the source gave the frame (a camera's own pace, a file's decoding); wait: from capture to the
-        engine; engine: resizing and the network; inspect: defects and verdict; age: from capture to result, the three
-        before it together, and what lies between them; sink: what is written, counted over all sinks.
+        `grab_ms`: until the source gave the frame (the pace of a camera, the decoding of a file). `wait_ms`: from
+        capture to the engine. `engine_ms`: resizing and the network. `inspect_ms`: defects and verdict. `age_ms`: from
+        capture to result, so the three before it and all waits between them. `sink_ms`: writing, in all sinks together.
         """
         return {
             "frames": self.frames,

@@ -1,1 +1,1 @@
-"""`sdi-run`: the loop with everything around it that its options say."""
+"""`sdi-run`: the loop with its sources, sinks and display, made from options."""

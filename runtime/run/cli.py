@@ -12,6 +12,8 @@ import typer
 
 from sdi.runtime.common.console import run_app, single_command
 from sdi.runtime.common.errors import InputError, SdiError
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.renamed import renamed_option
 
 __all__ = ["main"]
 
@@ -33,7 +35,7 @@ def run_command(
     engine: Annotated[
         Path | None,
         typer.Option(
-            help="Engine to run: a file, e.g. model-fp16.onnx, or a name that --list shows. Default: its first."
+            help="Engine to run: a file, e.g. model-fp16.onnx, or a name from --list. Default: the first of --list."
         ),
     ] = None,
     list_: Annotated[
@@ -43,7 +45,7 @@ def run_command(
         list[str] | None,
         typer.Option(
             help="Folder, quoted glob, image, video, stream URL, GStreamer pipeline, csi:0 (Jetson), - (the current "
-            "folder, watched) or 'demo' (synthetic strip); NAME=... names it. May be repeated: one engine serves all.",
+            "folder, watched) or 'demo' (synthetic strip). NAME=... gives it a name. May be repeated.",
             rich_help_panel=_IN,
         ),
     ] = None,
@@ -52,31 +54,36 @@ def run_command(
     ] = None,
     watch: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder whose pictures are taken as they appear. May be repeated.", rich_help_panel=_IN),
+        typer.Option(help="Folder to watch: pictures are taken as they appear. May be repeated.", rich_help_panel=_IN),
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second, asked of cameras.", rich_help_panel=_LIVE)] = None,
-    size: Annotated[
+    fps: Annotated[float | None, typer.Option(help="Frames a second to ask of cameras.", rich_help_panel=_LIVE)] = None,
+    resolution: Annotated[
         str | None,
-        typer.Option(help="1920x1080: asked of cameras, required of streams.", rich_help_panel=_LIVE),
+        typer.Option(
+            help="WxH, e.g. 1920x1080. Cameras are asked for it, streams must have it.", rich_help_panel=_LIVE
+        ),
     ] = None,
+    size: Annotated[str | None, typer.Option(hidden=True)] = None,
     fourcc: Annotated[
-        str | None, typer.Option(help="Pixel format asked of cameras, e.g. MJPG or YUYV.", rich_help_panel=_LIVE)
+        str | None, typer.Option(help="Pixel format to ask of cameras, e.g. MJPG or YUYV.", rich_help_panel=_LIVE)
     ] = None,
     max_age_ms: Annotated[
-        float | None, typer.Option(help="Refuse live frames that are older than this.", rich_help_panel=_LIVE)
+        float | None, typer.Option(help="Refuse live frames older than this.", rich_help_panel=_LIVE)
     ] = None,
     give_up: Annotated[
         float | None,
-        typer.Option(help="Seconds to try a lost camera or stream again; default for ever.", rich_help_panel=_LIVE),
+        typer.Option(
+            help="Give up a lost camera or stream after this many seconds. Default: never.", rich_help_panel=_LIVE
+        ),
     ] = None,
     frozen_after: Annotated[
         int,
-        typer.Option(help="Identical frames in a row that mean a frozen camera; 0 never.", rich_help_panel=_LIVE),
+        typer.Option(help="Call a camera frozen after this many identical frames; 0: never.", rich_help_panel=_LIVE),
     ] = 50,
     slow_sinks: Annotated[
         SlowSinks,
         typer.Option(
-            help="Live results that sinks are too slow for: drop (and count) them, or hold the engine.",
+            help="When sinks are too slow for live results: drop (and count) the oldest, or hold the engine.",
             rich_help_panel=_LIVE,
         ),
     ] = SlowSinks.drop,
@@ -93,98 +100,100 @@ def run_command(
     jsonl: Annotated[
         str | None,
         typer.Option(
-            help="File to append a JSON line a frame to, and one an event; '-' is stdout.", rich_help_panel=_OUT
+            help="Append one JSON line a frame and one an event to this file; '-' is stdout.", rich_help_panel=_OUT
         ),
     ] = None,
     jsonl_mb: Annotated[
         float | None,
-        typer.Option(help="Megabytes at which --jsonl goes on in a new file; the old is NAME.1.", rich_help_panel=_OUT),
+        typer.Option(help="Start a new file at this many megabytes; the old one becomes NAME.1.", rich_help_panel=_OUT),
     ] = None,
-    jsonl_keep: Annotated[int, typer.Option(min=1, help="How many old files are kept.", rich_help_panel=_OUT)] = 5,
+    jsonl_keep: Annotated[int, typer.Option(min=1, help="Old --jsonl files to keep.", rich_help_panel=_OUT)] = 5,
     keep_defects: Annotated[
         Path | None,
-        typer.Option(help="Folder for frame, map and record of every alarm.", rich_help_panel=_OUT),
+        typer.Option(help="Folder for the frame, map and record of every alarm.", rich_help_panel=_OUT),
     ] = None,
     keep_mb: Annotated[
-        float, typer.Option(help="Megabytes they may take; then the oldest go.", rich_help_panel=_OUT)
+        float, typer.Option(help="Megabytes for --keep-defects; then the oldest are removed.", rich_help_panel=_OUT)
     ] = 1000,
-    show: Annotated[bool, typer.Option("--show", help="Show a window; q closes it.", rich_help_panel=_OUT)] = False,
+    show: Annotated[bool, typer.Option("--show", help="Show a window; q ends the run.", rich_help_panel=_OUT)] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write over files that sdi-run did not make.", rich_help_panel=_OUT)
+        bool, typer.Option("--overwrite", help="Overwrite files that sdi-run did not write.", rich_help_panel=_OUT)
     ] = False,
     threshold: Annotated[
-        float, typer.Option(help="Probability from which a pixel is part of a defect.", rich_help_panel=_HOW)
+        float, typer.Option(help="A pixel of this probability or more is part of a defect.", rich_help_panel=_HOW)
     ] = 0.5,
     min_area: Annotated[
-        int, typer.Option(min=1, help="Smallest defect, pixels of the frame.", rich_help_panel=_HOW)
+        int, typer.Option(min=1, help="Smallest defect, in pixels of the frame.", rich_help_panel=_HOW)
     ] = 16,
     roi: Annotated[
         str | None,
         typer.Option(
-            help="Where defects count: x,y,w,h or a polygon 'x,y;x,y;x,y', pixels of the frame.", rich_help_panel=_HOW
+            help="Region where defects count, in pixels: x,y,w,h or a polygon 'x,y;x,y;x,y'.", rich_help_panel=_HOW
         ),
     ] = None,
-    mm_per_pixel: Annotated[
-        float | None, typer.Option(help="Scale: records tell millimetres too.", rich_help_panel=_HOW)
-    ] = None,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     alarm_frames: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Frames in a row that raise the alarm, or clear it; on a camera 3 to 5.",
+            help="Frames in a row with a defect that raise the alarm; as many without clear it. On cameras 3 to 5.",
             rich_help_panel=_HOW,
         ),
     ] = 1,
     link: Annotated[
         bool,
-        typer.Option("--link", help="Regions that overlap over frames are one defect.", rich_help_panel=_HOW),
+        typer.Option(
+            "--link", help="Count regions that overlap from frame to frame as one defect.", rich_help_panel=_HOW
+        ),
     ] = False,
     fail_on_defect: Annotated[
         bool, typer.Option("--fail-on-defect", help="Exit with 1 if there was an alarm.", rich_help_panel=_HOW)
     ] = False,
     http: Annotated[
         str | None,
-        typer.Option(
-            help="Serve a page with the live picture, and /metrics, e.g. on 127.0.0.1:8080.", rich_help_panel=_NET
-        ),
+        typer.Option(help="Serve a live page and /metrics at this address, e.g. 127.0.0.1:8080.", rich_help_panel=_NET),
     ] = None,
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="SDI_TOKEN", help="What readers must know; needed to serve other machines.", rich_help_panel=_NET
+            envvar="SDI_TOKEN",
+            help="Secret for readers of the page: 16 letters or digits at least. Other machines can read only with it.",
+            rich_help_panel=_NET,
         ),
     ] = None,
     mqtt: Annotated[
         str | None,
-        typer.Option(help="Broker for events: mqtt://USER@HOST:PORT/PREFIX; mqtts:// is TLS.", rich_help_panel=_NET),
+        typer.Option(
+            help="MQTT broker for events: mqtt://USER@HOST:PORT/PREFIX; mqtts:// is TLS.", rich_help_panel=_NET
+        ),
     ] = None,
-    webhook: Annotated[
-        str | None, typer.Option(help="URL that events are POSTed to as JSON.", rich_help_panel=_NET)
-    ] = None,
+    webhook: Annotated[str | None, typer.Option(help="POST events to this URL, as JSON.", rich_help_panel=_NET)] = None,
     queue: Annotated[
         Path | None,
         typer.Option(
-            help="Folder where events wait while a receiver is down; default ~/.local/state/sdi.", rich_help_panel=_NET
+            help="Folder where events wait while a receiver is down. Default: ~/.local/state/sdi.", rich_help_panel=_NET
         ),
     ] = None,
     queue_mb: Annotated[
-        float, typer.Option(help="Megabytes of waiting events; then the oldest go.", rich_help_panel=_NET)
+        float, typer.Option(help="Megabytes for waiting events; then the oldest are removed.", rich_help_panel=_NET)
     ] = 64,
     station: Annotated[
-        str | None, typer.Option(help="This machine's name in messages; default its host name.", rich_help_panel=_NET)
+        str | None, typer.Option(help="This machine's name in messages. Default: its host name.", rich_help_panel=_NET)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the engine; default one a core.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the engine. Default: one a core.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run an engine over pictures, a video or a camera.
 
-    Ctrl-C ends the run; frames under way are finished and everything is closed; a second one does not wait for
-    them. Exit codes: 0 all went well,
-    1 there was an alarm (--fail-on-defect), 2 wrong use, or pictures that could not be read and were skipped,
-    3 the camera or the device was lost, 130 a folder or video was interrupted.
+    Ctrl-C ends the run: frames under way are finished and everything is closed. A second Ctrl-C does not wait.
 
-    In a systemd unit with Type=notify it tells when it is ready and, for WatchdogSec, that it goes on.
+    Exit codes: 0 all went well, 1 there was an alarm (--fail-on-defect), 2 wrong use, or pictures that could not be
+    read were skipped, 3 the camera or the device was lost, 130 a folder or video was interrupted.
+
+    A systemd unit with Type=notify is notified when the run is ready and, with WatchdogSec, while it goes on.
 
     Examples:
 
@@ -194,7 +203,7 @@ def run_command(
 
       sdi-run --engine minet-fp16.onnx --source strip/ --masks maps --jsonl results.jsonl
 
-      sdi-run --engine minet-fp16.onnx --camera 0 --size 1920x1080 --fourcc MJPG --show
+      sdi-run --engine minet-fp16.onnx --camera 0 --resolution 1920x1080 --fourcc MJPG --show
 
       sdi-run --source top=rtsp://10.0.0.5/1 --source bottom=rtsp://10.0.0.6/1 --max-age-ms 200 --jsonl line.jsonl
 
@@ -219,8 +228,9 @@ def run_command(
     if max_age_ms is not None and not max_age_ms > 0:
         raise InputError(f"--max-age-ms must be above 0, got {max_age_ms}")
 
-    from sdi.runtime.engine.open import open_engine
+    from sdi.runtime.engine.open import open_tiled
     from sdi.runtime.engine.shipped import default_engine
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
     from sdi.runtime.inspection.defects import DefectRule
     from sdi.runtime.inspection.inspector import Inspector
     from sdi.runtime.inspection.roi import parse_roi
@@ -230,7 +240,8 @@ def run_command(
     from sdi.runtime.sources.open import open_sources
     from sdi.runtime.sources.settings import LiveSettings
 
-    settings = LiveSettings(fps, _size_wh(size), fourcc, give_up, frozen_after)
+    resolution = renamed_option("--resolution", resolution, "--size", size)
+    settings = LiveSettings(fps, _resolution_wh(resolution), fourcc, give_up, frozen_after)
     rule = DefectRule(threshold, min_area, None if roi is None else parse_roi(roi), mm_per_pixel)
     inspector = Inspector(rule, alarm_frames=alarm_frames, link=link)
     outputs = Outputs(
@@ -252,7 +263,8 @@ def run_command(
         overwrite=overwrite,
     )
     with ExitStack() as stack:
-        loaded = stack.enter_context(open_engine(engine or default_engine(), device, threads))
+        windows = Tiling(parse_tile(tile), overlap, mm_per_pixel)
+        loaded = stack.enter_context(open_tiled(engine or default_engine(), device, threads, windows))
         introduce(loaded, len(specs))
         loaded.self_test()
         # After the engine: a camera that nobody reads while one is loaded fills its buffers with old frames.
@@ -265,11 +277,11 @@ def run_command(
         try:
             interrupted = run_shown(loop)
         except SdiError:
-            if loop.summary.frames:  # a camera lost after weeks of work leaves its figures too
-                conclude(loop.summary, outputs.places, json, jsonl == "-")
+            if loop.summary.frames:  # also when a camera is lost after weeks of work
+                conclude(loop.summary, outputs.paths, json, jsonl == "-")
             raise
     summary = loop.summary
-    conclude(summary, outputs.places, json, jsonl == "-")
+    conclude(summary, outputs.paths, json, jsonl == "-")
     if summary.skipped:
         raise typer.Exit(2)
     if interrupted and not all(opened.endless for opened in sources):
@@ -282,10 +294,10 @@ def _camera_spec(text: str) -> str:
     return f"camera:{text}" if text.isdecimal() or text.startswith("/") else text
 
 
-def _size_wh(text: str | None) -> tuple[int, int] | None:
+def _resolution_wh(text: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"(\d+)[xX](\d+)", text or "")
     if text is not None and match is None:
-        raise InputError(f"--size must be a width and a height, e.g. 1920x1080, got '{text}'")
+        raise InputError(f"--resolution must be a width and a height, e.g. 1920x1080, got '{text}'")
     return (int(match[1]), int(match[2])) if match else None
 
 

@@ -1,4 +1,4 @@
-"""What `sdi-run` shows: the engine before a run, progress during it, the figures after it."""
+"""What `sdi-run` shows: the engine before a run, progress during it, the metrics after it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude", "introduce", "run_shown"]
 
-# Events that are told at once; those that may come with every frame are in the figures and the records.
-_TOLD = ("source_lost", "source_back", "source_changed", "source_frozen", "source_moving")
+# Events that are logged at once. Those that may come with every frame are only counted and recorded.
+_LOGGED = ("source_lost", "source_back", "source_changed", "source_frozen", "source_moving")
 _VERDICTS = ("alarm", "cleared", "defect")  # news while a line is watched; over a folder they are results
 _STAGES = (
     ("grab_ms", "grab"),
@@ -37,7 +37,7 @@ _TROUBLES = (
 
 
 def introduce(engine: Engine, sources: int) -> None:
-    """Say what runs on what, and what is doubtful about it with so many sources."""
+    """Log the engine and its device; warn of what is doubtful with this number of sources."""
     manifest = engine.manifest
     size = "any size" if engine.frame_hw is None else f"{engine.frame_hw[0]}x{engine.frame_hw[1]}"
     if manifest is None:
@@ -69,7 +69,7 @@ def run_shown(loop: Loop) -> bool:
         signal.signal(number, handlers[signal.Signals(number)])  # asked twice, it ends at once
 
     watched = all(source.endless for source in loop.sources)
-    told = (*_TOLD, *_VERDICTS) if watched else _TOLD
+    logged = (*_LOGGED, *_VERDICTS) if watched else _LOGGED
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -89,7 +89,7 @@ def run_shown(loop: Loop) -> bool:
             def report(item: Result | Skipped | Event) -> None:
                 summary = loop.summary
                 if isinstance(item, Event):
-                    if item.kind in told:
+                    if item.kind in logged:
                         warn(item.text, f"{item.kind}:")
                     return
                 if isinstance(item, Skipped):
@@ -104,27 +104,27 @@ def run_shown(loop: Loop) -> bool:
     return bool(signals)
 
 
-def conclude(summary: Summary, places: list[str], json: bool, lines_on_stdout: bool) -> None:
-    """The figures of a run: JSON on stdout, or text on stderr with the outputs on stdout.
+def conclude(summary: Summary, paths: list[str], json: bool, lines_on_stdout: bool) -> None:
+    """Print the metrics of a run: as JSON on stdout, or as text on stderr with the outputs on stdout.
 
     Args:
-        places: files and folders that were written.
-        lines_on_stdout: results went there already, so that nothing else may.
+        paths: files and folders that were written.
+        lines_on_stdout: results went to stdout, so nothing else may.
     """
-    figures = summary.to_dict()
+    metrics = summary.to_dict()
     if json:
-        print_json({**figures, "outputs": places})
+        print_json({**metrics, "outputs": paths})
         return
     log.print(
-        f"{figures['frames']} frames in {figures['seconds']:.1f} s ({figures['fps']:.1f} fps), "
-        f"{figures['with_defects']} with defects, {figures['drops']} dropped, {figures['skipped']} skipped"
+        f"{metrics['frames']} frames in {metrics['seconds']:.1f} s ({metrics['fps']:.1f} fps), "
+        f"{metrics['with_defects']} with defects, {metrics['drops']} dropped, {metrics['skipped']} skipped"
     )
-    for source in figures["sources"]:
-        told = [f"{source[key]} {what}" for key, what in _TROUBLES if source[key]]
-        if told:
-            log.print(f"{source['name']}: {', '.join(told)}")
+    for source in metrics["sources"]:
+        troubles = [f"{source[key]} {what}" for key, what in _TROUBLES if source[key]]
+        if troubles:
+            log.print(f"{source['name']}: {', '.join(troubles)}")
     for key, what in _STAGES:
-        if figures[key]:
-            log.print(f"{what} ms: " + "  ".join(f"{name} {value:.1f}" for name, value in figures[key].items()))
-    for place in places:
-        (log if lines_on_stdout else out).print(place)
+        if metrics[key]:
+            log.print(f"{what} ms: " + "  ".join(f"{name} {value:.1f}" for name, value in metrics[key].items()))
+    for path in paths:
+        (log if lines_on_stdout else out).print(path)

@@ -11,11 +11,11 @@ from sdi.runtime.common.errors import SdiError
 
 __all__ = ["list_engines"]
 
-_SECONDS = 0.5  # that each engine is timed for, in turns
+_SECONDS = 0.5  # for which each engine is timed, in turns
 
 
 def list_engines(device: str, threads: int | None, json: bool) -> None:
-    """Print name, size, scores and speed of each; where one cannot run on this machine, why.
+    """Print name, size, scores and speed of each, and why an engine cannot run on this machine.
 
     Raises:
         InputError: a file of the package is damaged.
@@ -40,9 +40,9 @@ def list_engines(device: str, threads: int | None, json: bool) -> None:
         ms = "-" if row["ms"] is None else f"{row['ms']:.1f}"
         table.add_row(row["name"], row["precision"], size, f"{row['bytes'] / 1e6:.1f}", *scores, ms)
     out.print(table)
-    device_said = next(row["device"] for row in rows if row["device"])
+    timed_on = next(row["device"] for row in rows if row["device"])
     log.print(
-        f"scores: SD-saliency-900's 360 test pictures; ms: a frame, median of {_SECONDS} s in turns, on {device_said}"
+        f"scores: SD-saliency-900's 360 test pictures; ms: a frame, median of {_SECONDS} s in turns, on {timed_on}"
     )
     for row in rows:
         if row["error"] is not None:

@@ -1,4 +1,4 @@
-"""Where `sdi-run`'s results go, as its options say."""
+"""The sinks of `sdi-run`, made from its options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MB = 1_000_000
 
 @dataclass(frozen=True)
 class Outputs:
-    """Options of `sdi-run` under their names; None: not wanted."""
+    """The options of `sdi-run` that name outputs; None: not wanted."""
 
     masks: Path | None = None
     overlay: Path | None = None
@@ -46,36 +46,36 @@ class Outputs:
     overwrite: bool = False
 
     @property
-    def places(self) -> list[str]:
+    def paths(self) -> list[str]:
         """Files and folders that are written."""
-        return [str(place) for _, place in self._files() if place != "-"]
+        return [str(path) for _, path in self._files() if path != "-"]
 
     def check(self, sources: Sequence[Source]) -> None:
-        """No output may land on an input or on another output.
+        """Make sure that no output would overwrite an input or another output.
 
         Raises:
             InputError: one would.
         """
         inputs = [path for source in sources for path in source.inputs]
-        folders = {folder.resolve() for folder in {path.parent for path in inputs}}
+        folders = {folder.resolve() for folder in {file.parent for file in inputs}}
         taken: dict[Path, str] = {}
         for flag, given in self._files():
             if given == "-":
                 continue
-            place = Path(given).resolve()
-            if place in folders:
-                raise InputError(f"{flag} {place} is where the source's pictures lie; choose another folder")
-            if any(path.name == place.name and path.resolve() == place for path in inputs):
-                raise InputError(f"{flag} {place} is what the source reads; choose another name")
-            if place in taken:
-                raise InputError(f"{taken[place]} and {flag} need folders of their own")
-            taken[place] = flag
+            path = Path(given).resolve()
+            if path in folders:
+                raise InputError(f"{flag} {path} is where the source's pictures lie; choose another folder")
+            if any(file.name == path.name and file.resolve() == path for file in inputs):
+                raise InputError(f"{flag} {path} is what the source reads; choose another name")
+            if path in taken:
+                raise InputError(f"{taken[path]} and {flag} need folders of their own")
+            taken[path] = flag
 
     def open(self, stack: ExitStack, sources: Sequence[Source], rule: DefectRule) -> list[Sink]:
         """Make the sinks; `stack` closes them, also when one of them cannot be made.
 
         Raises:
-            InputError: one cannot write, listen or be reached as it was asked to.
+            InputError: one cannot write to its file or folder, or cannot listen at its address.
         """
         from sdi.runtime.sinks.evidence import EvidenceSink
         from sdi.runtime.sinks.jsonl import JsonlSink
@@ -125,7 +125,7 @@ class Outputs:
             ("--jsonl", self.jsonl),
             ("--keep-defects", self.keep_defects),
         )
-        return [(flag, str(place)) for flag, place in given if place is not None]
+        return [(flag, str(path)) for flag, path in given if path is not None]
 
     def _outbox(self, courier: Courier) -> Outbox:
         from sdi.runtime.sinks.outbox import Outbox

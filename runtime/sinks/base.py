@@ -1,4 +1,4 @@
-"""Where results go.
+"""The base class of every sink.
 
 A sink proves that it can write when it is made, before the first frame.
 """

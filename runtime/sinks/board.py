@@ -1,4 +1,4 @@
-"""What the page shows: the newest results, figures over the last minutes, the last alarms. Safe between threads."""
+"""The state behind the page: newest results, metrics of the last minutes, last alarms. Safe between threads."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class _SourceBoard:
 
 
 class Board:
-    """Takes results and events from the loop, which never waits here; gives them to as many readers as there are.
+    """Takes results and events from the loop, which never waits here, and gives them to any number of readers.
 
-    Pictures are drawn when somebody looks, by whoever looks.
+    A picture is drawn only when a reader asks for it, on the reader's thread.
     """
 
     def __init__(self, sources: Sequence[str], rule: DefectRule, station: str) -> None:
@@ -98,7 +98,7 @@ class Board:
                 self._alarms.appendleft((self._alarm_count, event_record(event), thumbnail))
 
     def close(self) -> None:
-        """Let all who wait go."""
+        """Wake all readers that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -108,14 +108,14 @@ class Board:
         return list(self._sources)
 
     def snapshot(self) -> dict[str, Any]:
-        """All figures, as JSON can hold them."""
+        """The whole state as plain values for JSON."""
         now = time.monotonic()
         with self._changed:
             return {
                 "station": self._station,
                 "unit": "px" if self._rule.mm_per_pixel is None else "mm²",
                 "last_event": self._last_event,
-                "sources": [_figures(name, board, now) for name, board in self._sources.items()],
+                "sources": [_metrics(name, board, now) for name, board in self._sources.items()],
                 "alarm_count": self._alarm_count,
                 "alarms": [
                     {
@@ -130,7 +130,7 @@ class Board:
             }
 
     def thumbnail(self, number: int) -> bytes | None:
-        """The JPEG of an alarm that is still among the last."""
+        """The JPEG of one of the last alarms."""
         with self._changed:
             return next((jpeg for n, _, jpeg in self._alarms if n == number), None)
 
@@ -158,7 +158,7 @@ class Board:
         return self._closed
 
 
-def _figures(name: str, board: _SourceBoard, now: float) -> dict[str, Any]:
+def _metrics(name: str, board: _SourceBoard, now: float) -> dict[str, Any]:
     times = board.written
     rate = 0.0
     if len(times) > 1 and now - times[-1] < _STALE_S:

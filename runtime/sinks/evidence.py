@@ -33,9 +33,9 @@ class EvidenceSink(Sink):
     """`FOLDER/NUMBER_FRAME/` for every alarm: `frame.png` as the engine saw it, `mask.png` (probability x 255),
     `alarm.json` (the frame's record, and the event's). A folder appears whole or not at all.
 
-    Numbers go up over restarts, whatever the clock says. Before the folders exceed `max_bytes`, the oldest go, and
-    where the disk is full in spite of that; when nothing is left to remove, the alarm's pictures are lost and counted,
-    and the run goes on.
+    Numbers go up over restarts and do not depend on the clock. The oldest folders are removed before all exceed
+    `max_bytes`, and also when the disk is full. When nothing is left to remove, the alarm's evidence is lost and
+    counted, and the run goes on.
 
     Raises:
         InputError: the folder cannot be written, is not ours, or another run writes there.
@@ -61,19 +61,19 @@ class EvidenceSink(Sink):
             return
         files = _files(event, event.result)
         size = sum(map(len, files.values()))
-        place = self._folder / f"{self._next:06d}_{safe_name(event.result.frame.name)[:100]}"
+        folder = self._folder / f"{self._next:06d}_{safe_name(event.result.frame.name)[:100]}"
         if size > self._max_bytes:
-            self._lose(place, f"it takes {size} bytes, more than all may; raise --keep-mb")
+            self._lose(folder, f"it takes {size} bytes, more than all may; raise --keep-mb")
             return
         while self._bytes + size > self._max_bytes:
             self._remove_oldest()
-        while (error := self._keep(place, files)) is not None:
+        while (error := self._keep(folder, files)) is not None:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self._kept:
-                self._lose(place, f"{error.strerror}; make room on its disk")
+                self._lose(folder, f"{error.strerror}; make room on its disk")
                 return
             self._remove_oldest()
         self._next += 1
-        self._kept.append((place, size))
+        self._kept.append((folder, size))
         self._bytes += size
 
     def counters(self) -> Sequence[Counter]:
@@ -84,7 +84,7 @@ class EvidenceSink(Sink):
             warn(f"{self.lost} alarms left no evidence in {self._folder}: it could not be written")
         self._lock.close()
 
-    def _keep(self, place: Path, files: dict[str, bytes]) -> OSError | None:
+    def _keep(self, folder: Path, files: dict[str, bytes]) -> OSError | None:
         unfinished = self._folder / _UNFINISHED
         try:
             unfinished.mkdir(exist_ok=True)
@@ -92,8 +92,8 @@ class EvidenceSink(Sink):
                 with open(unfinished / name, "wb") as file:
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())  # a full disk may say so only here
-            unfinished.replace(place)
+                    os.fsync(file.fileno())  # a full disk may show itself only here
+            unfinished.replace(folder)
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             return error
@@ -104,10 +104,10 @@ class EvidenceSink(Sink):
         shutil.rmtree(path, ignore_errors=True)
         self._bytes -= size
 
-    def _lose(self, place: Path, why: str) -> None:
+    def _lose(self, folder: Path, why: str) -> None:
         self.lost += 1
-        if self.lost == 1:  # the count is told at the end
-            warn(f"the evidence {place} could not be kept: {why}")
+        if self.lost == 1:  # the number of losses is logged at the end
+            warn(f"the evidence {folder} could not be kept: {why}")
 
 
 def _files(event: Event, result: Result) -> dict[str, bytes]:

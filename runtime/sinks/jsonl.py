@@ -19,11 +19,11 @@ __all__ = ["JsonlSink"]
 class JsonlSink(Sink):
     """One line a frame and one an event, flushed at once; `-` is stdout. See `sdi.runtime.records`.
 
-    A file is appended to, so a restart loses nothing. One that would grow over `max_bytes` is renamed `NAME.1`, the
-    older `NAME.1` to `NAME.2` and so on; of these `keep` are kept.
+    A file is appended to, so a restart loses nothing. A file that would exceed `max_bytes` is renamed to `NAME.1`, the
+    earlier `NAME.1` to `NAME.2`, and so on; `keep` of these are kept.
 
     Args:
-        max_bytes: None: one file without end.
+        max_bytes: None: one file of any size.
     Raises:
         InputError: the file cannot be written.
     """
@@ -55,7 +55,7 @@ class JsonlSink(Sink):
 
     def close(self, *, complete: bool) -> None:
         if self._owned:
-            with suppress(OSError):  # every line was flushed, so a failure has been told
+            with suppress(OSError):  # every line was flushed, so a failure was raised before
                 self._file.close()
 
     def _line(self, value: dict[str, Any]) -> None:

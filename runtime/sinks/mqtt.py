@@ -15,37 +15,39 @@ __all__ = ["MqttCourier"]
 
 _KEEPALIVE_S = 20
 _SLOWEST_RECONNECT_S = 30
-_TICK_S = 0.2  # how long `deliver` waits before it looks whether it should give up
-_TRY_TICKS = 50  # how often, before it says that the broker does not answer
+_TICK_S = 0.2  # `deliver` looks this often whether it should give up
+_TRY_TICKS = 50  # ticks after which the broker counts as not answering
 
 
 class MqttCourier(Courier):
     """Publishes to PREFIX/event/KIND with QoS 1: an event has arrived when the broker acknowledges it.
 
-    PREFIX/status, retained, is `online` while the run is connected and `offline` after it, by the broker's own hand
-    (last will) where the run was killed or cut off. A password that the URL lacks is taken from SDI_MQTT_PASSWORD.
+    PREFIX/status, retained, is `online` while the run is connected and `offline` after it. Where the run was killed or
+    cut off, the broker itself sets it to `offline` (last will). Where the URL has no password, that in
+    SDI_MQTT_PASSWORD is used.
 
     Args:
         url: mqtt://[USER[:PASSWORD]@]HOST[:PORT][/PREFIX], or mqtts:// for TLS; PREFIX is `sdi/STATION` by default.
     Raises:
-        InputError: no such URL can be.
+        InputError: the URL is malformed.
     """
 
     kind = "mqtt"
 
     def __init__(self, url: str, station: str) -> None:
         import paho.mqtt.client as mqtt  # an extra
+        from paho.mqtt.enums import CallbackAPIVersion
 
         broker = _parse(url, station)
         self.prefix = broker.prefix
         self.name = f"broker {broker.host}:{broker.port}/{broker.prefix}"
-        # What the client's own thread tells. Plain values: the client calls back under locks of its own, and one of
-        # ours around its `publish` would close a ring.
+        # The client's own thread sets these. Plain values: the client calls back under its own locks, so a lock of ours
+        # around its `publish` could cause a deadlock.
         self._trouble = "it does not answer"
         self._acknowledged: set[int] = set()
         self._news = threading.Event()
         self._pending: tuple[int, bytes] | None = None  # published, and not known to have arrived
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_disconnect = self._on_disconnect
@@ -61,7 +63,7 @@ class MqttCourier(Courier):
 
     def deliver(self, kind: str, body: bytes, give_up: threading.Event) -> None:
         for _ in range(_TRY_TICKS):
-            # What was published before the connection went, the client itself sends again.
+            # The client itself sends again what was published before the connection was lost.
             if (self._pending is None or self._pending[1] != body) and self._client.is_connected():
                 self._acknowledged.clear()
                 self._pending = (self._client.publish(f"{self.prefix}/event/{kind}", body, qos=1).mid, body)

@@ -23,19 +23,19 @@ _PATIENCE_S = 5.0  # how long the end of a run waits for what is still queued
 
 
 class Undelivered(Exception):
-    """The receiver cannot be reached or does not answer as it should: it is tried again."""
+    """The receiver cannot be reached or does not answer as it should. The event is sent again later."""
 
 
 class Refused(Exception):
-    """The receiver understands the event and will never take it: the next one's turn."""
+    """The receiver understands the event and will never take it. The next event is sent."""
 
 
 class Courier(abc.ABC):
-    """Brings bodies to one receiver, from one thread.
+    """Delivers events to one receiver; used by one thread.
 
     Attributes:
-        kind: its protocol, in a word.
-        name: the receiver, for logs; no login in it.
+        kind: its protocol, e.g. "mqtt".
+        name: the receiver, for logs, without a login.
     """
 
     kind: str
@@ -43,26 +43,26 @@ class Courier(abc.ABC):
 
     @abc.abstractmethod
     def deliver(self, kind: str, body: bytes, give_up: threading.Event) -> None:
-        """Return when the receiver has `body`, a JSON object in ASCII. Every wait has an end, at once by `give_up`.
+        """Return when the receiver has `body`, a JSON object in ASCII. Every wait is bounded and ends with `give_up`.
 
         Args:
-            kind: the event's.
+            kind: that of the event.
         Raises:
             Undelivered, Refused
         """
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class Outbox(Sink):
-    """Every event but stale frames to one receiver, in order and at least once; frames are not sent.
+    """Sends every event but `frame_stale` to one receiver, in order and at least once. Frames are not sent.
 
-    What an outage, a restart or a crash keeps from being delivered waits in the spool; a receiver knows a repeated
-    event by its `seq`. The loop never waits for the network.
+    Events wait in the spool while they cannot be delivered, also over a restart or a crash. A receiver recognises a
+    repeated event by its `seq`. The loop never waits for the network.
 
     Args:
-        station: the name of this machine in every message.
+        station: this machine's name in every message.
     """
 
     def __init__(self, courier: Courier, spool: Spool, station: str) -> None:
@@ -131,7 +131,7 @@ class Outbox(Sink):
             except Refused as error:
                 warn(f"{self.courier.name} refuses event {number}: {error}")
                 self.spool.refuse(number)
-            except Exception as error:  # Undelivered, or what nobody thought of: it must not end the thread
+            except Exception as error:  # Undelivered, or an unforeseen error, which must not end the thread
                 if wait_s == _FIRST_WAIT_S:
                     why = error if isinstance(error, Undelivered) else repr(error)
                     warn(f"{self.courier.name}: {why}; events wait on disk and are sent when it answers")

@@ -32,7 +32,7 @@ def is_video_path(path: Path) -> bool:
 
 
 def draw_overlay(result: Result, rule: DefectRule) -> np.ndarray:
-    """(H, W, 3) uint8 BGR: the frame, tinted red where the map is over the threshold, regions boxed, the ROI drawn."""
+    """The frame with its defects in red, boxes around them and the ROI: (H, W, 3) uint8 BGR."""
     image = result.frame.image.copy()
     over = result.saliency >= gray_level(rule.threshold)
     if rule.roi is not None:
@@ -67,9 +67,9 @@ class OverlayFolderSink(Sink):
 
 
 class OverlayVideoSink(Sink):
-    """One video of all frames of a source: `path`, or with several sources NAME-SOURCE beside it.
+    """One video of all frames of each source: `path`; with several sources NAME-SOURCE in the same folder.
 
-    It gets its name when it is finished; frames of another size are refitted.
+    A video gets its name when it is finished. Frames of another size are resized.
 
     Args:
         fps: of each source, by its name.
@@ -82,8 +82,8 @@ class OverlayVideoSink(Sink):
         self._videos: dict[str, _Video] = {}
         try:
             for source, rate in fps.items():
-                place = path if len(fps) == 1 else path.with_stem(f"{path.stem}-{safe_name(source)}")
-                self._videos[source] = _Video(place, rate, overwrite)
+                target = path if len(fps) == 1 else path.with_stem(f"{path.stem}-{safe_name(source)}")
+                self._videos[source] = _Video(target, rate, overwrite)
         except BaseException:
             self.close(complete=False)
             raise
@@ -139,7 +139,7 @@ class _Video:
 
 
 class WindowSink(Sink):
-    """A window on the desktop for each source; `q` or Escape, or closing one, asks the run to stop.
+    """A window on the desktop for each source. `q`, Escape or closing a window ends the run.
 
     Raises:
         InputError: this OpenCV has no windows, or there is no display.

@@ -17,11 +17,11 @@ _TOKEN_LETTERS = 16
 
 
 class PageSink(Sink):
-    """Serves the page, live pictures, figures and metrics while the run lasts. The loop never waits for a reader.
+    """Serves the page, live pictures, its state and metrics during the run. The loop never waits for a reader.
 
     Args:
-        address: host and port; port 0 takes any that is free.
-        token: what readers must know; None: nothing, and only this machine may read.
+        address: host and port; port 0 takes any free one.
+        token: the secret that readers must give; None: only this machine may read.
         metrics: None where prometheus_client is not installed.
     Attributes:
         url: where the page is.
@@ -74,7 +74,7 @@ class PageSink(Sink):
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Read HOST:PORT, [IPV6]:PORT, or PORT alone, which is this machine's own.
+    """Read HOST:PORT, [IPV6]:PORT, or PORT alone, which means 127.0.0.1.
 
     Raises:
         InputError: it is none of them.

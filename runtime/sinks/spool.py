@@ -1,4 +1,4 @@
-"""A bounded queue on disk: what waits for a receiver outlives an outage, this process and a power cut.
+"""A bounded queue on disk: events wait there through an outage, a restart and a power cut.
 
 SQLite does the hard part, appends and removals that a crash cannot tear.
 """
@@ -27,12 +27,12 @@ _HELD = 1000  # events held in memory while the disk takes none
 class Spool:
     """First in, first out; safe between threads. One process at a time.
 
-    Every body gets a sequence number, which goes on over restarts: a receiver sees by it what it has already and what
-    was lost. When bodies hold more than `max_bytes`, the oldest go and are counted. While the disk takes nothing, up to
-    1,000 bodies wait in memory.
+    Every body gets a sequence number, which continues after a restart: a receiver sees from it what it has already and
+    what was lost. When the bodies exceed `max_bytes`, the oldest are removed and counted. While the disk cannot be
+    written, up to 1,000 bodies wait in memory.
 
     Attributes:
-        lost: how many were given up since the spool was made, over all runs.
+        lost: bodies that were given up since the spool was made, over all runs.
     Raises:
         InputError: the file cannot be written, is not a spool, or another run uses it.
     """
@@ -175,7 +175,7 @@ class Spool:
 
 
 def default_spool_folder() -> Path:
-    """Where programs keep their state: as systemd says, or in the user's home."""
+    """The folder for a program's state: systemd's, or one in the user's home."""
     state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if state:
         return Path(state)
@@ -183,7 +183,7 @@ def default_spool_folder() -> Path:
 
 
 def spool_path(folder: Path, what: str, target: str) -> Path:
-    """The spool of one receiver: each has its own, which a later run finds again."""
+    """The spool of one receiver. Each receiver has its own, and a later run finds it again."""
     return folder / f"{what}-{hashlib.sha256(target.encode()).hexdigest()[:12]}.queue"
 
 

@@ -1,4 +1,4 @@
-"""A small HTTP server: the page, live pictures, figures and metrics of a run."""
+"""A small HTTP server: the page, live pictures, state and metrics of a run."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ class WebServer(http.server.ThreadingHTTPServer):
     """A thread for each of a bounded number of connections; every read and write has a timeout.
 
     Args:
-        address: host and port; port 0 takes any that is free.
-        token: what readers must know, in a cookie (by the form at /login) or as a bearer token; None: nothing, and
-            requests under foreign host names are refused.
+        address: host and port; port 0 takes any free one.
+        token: the secret that readers must give, in a cookie (from the form at /login) or as a bearer token. None: no
+            secret is needed, and requests under foreign host names are refused.
     """
 
     daemon_threads = True
@@ -93,7 +93,7 @@ class WebServer(http.server.ThreadingHTTPServer):
             self._connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A reader that goes away in the middle is nothing to tell of; anything else is a fault of ours."""
+        """Log our own faults; ignore readers that disconnect in the middle."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             warn(f"a request to the page failed: {error!r}")

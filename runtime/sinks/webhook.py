@@ -16,17 +16,17 @@ from sdi.runtime.sinks.outbox import Courier, Refused, Undelivered
 __all__ = ["WebhookCourier"]
 
 _TIMEOUT_S = 10.0
-# What a repetition cannot mend; everything else, wrong addresses and logins included, someone may mend meanwhile.
+# Repeating cannot mend these. Somebody may mend all others meanwhile, also a wrong address or login.
 _FINAL = {400, 413, 415, 422}
 
 
 class WebhookCourier(Courier):
-    """POSTs to an http or https URL; any answer 2xx means that the event has arrived. Redirects are not followed.
+    """POSTs to an http or https URL; an answer 2xx means that the event has arrived. Redirects are not followed.
 
-    Where the environment holds SDI_WEBHOOK_TOKEN, it goes along as a bearer token.
+    SDI_WEBHOOK_TOKEN in the environment, if there is one, is sent as a bearer token.
 
     Raises:
-        InputError: no such URL can be.
+        InputError: the URL is malformed.
     """
 
     kind = "webhook"

@@ -1,6 +1,6 @@
-"""What every source of frames is.
+"""The base class of every source of frames.
 
-A source is opened before the loop starts, so that what is wrong is said before the first frame.
+A source is opened before the loop starts, so that an error comes before the first frame.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
-_TICK_S = 0.1  # how long a pause sleeps before it looks whether it should end
+_TICK_S = 0.1  # a pause looks this often whether it should end
 
 
 class Source(abc.ABC):
     """An opened source; a context manager.
 
     Attributes:
-        name: as the user gave it; what every record of its frames carries.
-        prefix: put before the names of its frames, so that those of several sources differ.
-        live: True where frames come whether one is ready or not, so that stale ones are dropped.
-        endless: True where only a signal ends it: what is live, and a watched folder.
+        name: as the user gave it; every record of its frames carries it.
+        prefix: put before the names of its frames, so that the names of several sources differ.
+        live: True where frames come at the camera's pace, so that old ones are dropped.
+        endless: True where only a signal ends it: a live source, or a watched folder.
         length: number of frames, where it is known.
-        fps: frames a second at which a video of it should play.
-        inputs: the files it reads, so that no output lands on them.
+        fps: frames a second for a video of its frames.
+        inputs: the files it reads, so that no output overwrites them.
         stopping: set by `stop`; `frames` ends soon after.
-        seen: time.monotonic() when it last gave or awaited something: a read that hangs in a driver gives no sign.
+        seen: time.monotonic() when it last gave a frame or paused. It stays old while a read hangs in a driver.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Source(abc.ABC):
         self.stopping = True
 
     def recycle(self, image: np.ndarray) -> None:
-        """Take back the image of a frame that nobody has seen and nobody will; its memory may be written again.
+        """Take back the image of a dropped frame, which nobody has seen; its memory may be used again.
 
         Called from the thread that grabs, when a newer frame has come.
         """
@@ -76,11 +76,11 @@ class Source(abc.ABC):
         return Frame(index, self.prefix + name, self.name, image, self.seen, time.time())
 
     def skipped(self, name: str, reason: str) -> Skipped:
-        """What gave no picture, now."""
+        """Something that gave no picture, now."""
         return Skipped(self.prefix + name, self.name, reason, time.time())
 
     def event(self, kind: str, text: str, **details: Any) -> Event:
-        """What happened to this source, now."""
+        """An event of this source, now."""
         return Event(kind, self.name, f"{self.name} {text}", time.time(), details)
 
     def pause(self, seconds: float) -> None:

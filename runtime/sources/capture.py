@@ -17,11 +17,11 @@ from sdi.runtime.sources.settings import LiveSettings
 
 __all__ = ["csi_pipeline", "fourcc_of", "is_live", "open_capture", "open_video", "public_name"]
 
-# Where a stream or a file is cut within a frame, FFmpeg would hand out half a picture with the rest made up. The
-# environment is OpenCV's only way to tell it; `prefer_tcp` is what OpenCV sets where nothing is said.
+# Where a stream or a file is cut within a frame, FFmpeg would return half a picture and invent the rest. OpenCV takes
+# FFmpeg's options from the environment alone; `prefer_tcp` is OpenCV's own default.
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|fflags;discardcorrupt")
 
-# Likewise for how long a read from a V4L2 camera waits, in seconds; OpenCV's own 10 s are longer than a line has.
+# Likewise the seconds that a read from a V4L2 camera may take: OpenCV's default, 10 s, is too long for a line.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
 
 _OPEN_TIMEOUT_MS = 10_000
@@ -32,7 +32,7 @@ _CSI_SIZE_WH, _CSI_FPS = (1280, 720), 30.0  # a mode that every CSI sensor for t
 
 
 def is_live(spec: str) -> bool:
-    """Whether a source is captured rather than read from files."""
+    """Whether a source is a camera or stream rather than files."""
     return (
         spec.startswith(("camera:", "csi:", "gst:", "/dev/video", "/dev/v4l/"))
         or ("://" in spec and not spec.startswith("file://"))
@@ -52,8 +52,8 @@ def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture | Patien
     """Open what `spec` names; ask a camera for its settings.
 
     Raises:
-        InputError: `spec` is no camera's, or a camera's settings are asked of a stream.
-        DeviceError: it does not open; the text says what to try.
+        InputError: `spec` names no camera, or settings of cameras were given for a stream.
+        DeviceError: it does not open; the text names what to try.
     """
     pipeline = _pipeline(spec)
     if spec.startswith("csi:"):
@@ -109,14 +109,14 @@ def csi_pipeline(number: int, settings: LiveSettings) -> str:
 
 
 def fourcc_of(capture: cv2.VideoCapture | PatientCapture) -> str:
-    """The pixel format that a capture delivers before conversion, e.g. "MJPG"; empty where it does not say."""
+    """The pixel format that a capture delivers before conversion, e.g. "MJPG"; empty where it is unknown."""
     code = int(capture.get(cv2.CAP_PROP_FOURCC))
     letters = code.to_bytes(4, "little") if 0 < code < 1 << 32 else b""
     return letters.decode("ascii", "replace").strip() if letters.isascii() else ""
 
 
 def _pipeline(spec: str) -> str | None:
-    """The pipeline that `spec` spells; its end is made what OpenCV needs."""
+    """The pipeline in `spec`, with the end that OpenCV needs; None where `spec` is none."""
     if not spec.startswith("gst:") and " ! " not in spec:
         return None
     pipeline = spec.removeprefix("gst:").strip()
@@ -158,13 +158,13 @@ def _open_camera(target: int | str, settings: LiveSettings) -> cv2.VideoCapture:
 
 
 def _not_as_asked(capture: cv2.VideoCapture, settings: LiveSettings) -> str:
-    """What a driver made of the settings where that is something else; drivers take the nearest and say nothing."""
+    """Where a driver did not follow the settings; empty where it did. Drivers silently take the nearest ones."""
     fourcc, rate = fourcc_of(capture), capture.get(cv2.CAP_PROP_FPS)
     if settings.fourcc is not None and fourcc and fourcc != settings.fourcc.strip():
         return f"gives {fourcc}, --fourcc asks for {settings.fourcc}"
     size_wh = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     if settings.size_wh is not None and size_wh != settings.size_wh:
-        return "gives {}x{}, --size asks for {}x{}".format(*size_wh, *settings.size_wh)
+        return "gives {}x{}, --resolution asks for {}x{}".format(*size_wh, *settings.size_wh)
     if settings.fps is not None and rate > 0 and abs(rate - settings.fps) > 0.05 * settings.fps:
         return f"gives {rate:g} frames a second, --fps asks for {settings.fps:g}"
     return ""

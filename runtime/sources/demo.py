@@ -1,4 +1,4 @@
-"""Synthetic strip, so that everything can be tried without a camera or a data set."""
+"""Synthetic strip, to try everything without a camera or a data set."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ BACK_OFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)  # between attempts; the last one goes o
 
 
 def open_live(spec: str, settings: LiveSettings) -> Source:
-    """A live source; or, where the URL is of a recording with an end, that video with every frame.
+    """A live source. The URL of a recording, which has an end, gives a video with every frame instead.
 
     Raises:
         InputError, DeviceError: see `open_capture`.
@@ -39,9 +39,9 @@ def open_live(spec: str, settings: LiveSettings) -> Source:
 class LiveSource(Source):
     """A camera or stream, opened again with a back-off whenever it is lost.
 
-    Events: `source_lost`; `source_back` with the gap between two frames, `outage_s`; `source_changed` when it comes
-    back with another size or pixel format; `source_frozen` when the same picture came `frozen_after` times, from
-    where on equal frames are counted and withheld, and `source_moving`.
+    Events: `source_lost`; `source_back`, with the time between two frames as `outage_s`; `source_changed` when it comes
+    back with another size or pixel format; `source_frozen` when the same picture came `frozen_after` times;
+    `source_moving` when another picture came after that. Equal frames of a frozen source are counted and withheld.
 
     Args:
         spec, settings: see `open_source`.
@@ -142,7 +142,7 @@ class LiveSource(Source):
         size_wh = (image.shape[1], image.shape[0])
         asked = self._settings.size_wh
         if asked is not None and size_wh != asked:
-            raise DeviceError("it gives {}x{}, --size asks for {}x{}".format(*size_wh, *asked))
+            raise DeviceError("it gives {}x{}, --resolution asks for {}x{}".format(*size_wh, *asked))
         return image, fourcc
 
 
@@ -180,7 +180,7 @@ class _StillWatch:
 
 
 def _as_bgr(image: np.ndarray) -> np.ndarray:
-    """Gray and BGRA as BGR; other formats are refused, since their numbers are no colours."""
+    """Gray and BGRA as BGR. Other formats are refused, because their values are not colours."""
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return image
     if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] == 1):

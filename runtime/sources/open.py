@@ -36,7 +36,7 @@ def open_source(spec: str, settings: LiveSettings | None = None, prefix: str = "
         settings: for cameras and streams.
         prefix: put before the names of its frames.
     Raises:
-        InputError: nothing there, or nothing in it.
+        InputError: there is no such source, or it is empty.
         DeviceError: a camera or stream does not open, or does not give what `settings` asks for.
     """
     from sdi.runtime.sources.capture import is_live

@@ -1,4 +1,4 @@
-"""What is asked of cameras and streams."""
+"""The settings of cameras and streams."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["LiveSettings"]
 
 @dataclass(frozen=True)
 class LiveSettings:
-    """What is asked of cameras and streams.
+    """The settings of cameras and streams.
 
     Args:
         fps, fourcc: asked of cameras alone; None leaves them to the driver.
-        size_wh: width and height asked of cameras, and required of every live source; None takes what comes.
-        give_up_s: seconds that a lost source is tried again for; None: for ever, 0: not at all.
-        frozen_after: identical frames in a row that count as a frozen source; 0 never looks.
+        size_wh: width and height, asked of cameras and required of every live source; None accepts any.
+        give_up_s: for so many seconds a lost source is tried again; None: for ever, 0: not at all.
+        frozen_after: so many identical frames in a row mean that the source is frozen; 0 disables this.
     Raises:
         InputError: a value is out of range.
     """
@@ -32,7 +32,7 @@ class LiveSettings:
         if self.fps is not None and not 0 < self.fps < 10_000:
             raise InputError(f"--fps must be above 0, e.g. 30, got {self.fps}")
         if self.size_wh is not None and min(self.size_wh) < 1:
-            raise InputError(f"--size must be a width and a height, e.g. 1920x1080, got {self.size_wh}")
+            raise InputError(f"--resolution must be a width and a height, e.g. 1920x1080, got {self.size_wh}")
         if self.fourcc is not None and len(self.fourcc) != 4:
             raise InputError(f"--fourcc must have four letters, e.g. MJPG or YUYV, got '{self.fourcc}'")
         if self.give_up_s is not None and not self.give_up_s >= 0:

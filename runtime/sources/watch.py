@@ -17,19 +17,19 @@ from sdi.runtime.sources.base import Source
 __all__ = ["WatchSource"]
 
 _LOOK_S = 0.2  # between two looks into the folder
-_SHARE = 4  # a look that takes long, in a folder of many thousands, is paid with a pause so many times as long
+_SHARE = 4  # the pause after a look is so many times as long as the look, which takes long with many thousands of files
 _SETTLED_S = 2.0  # a picture that still cannot be read this long after its last change is broken
 
 _State = tuple[int, int]  # size, time of last change
 
 
 class WatchSource(Source):
-    """Every picture in a folder, those that are there first, then each one when it is whole; none dropped.
+    """Every picture in a folder: first those that are there, then each new one when it is whole. None is dropped.
 
-    A file is whole when it reads as a picture and two looks in a row saw the same size and time: one that was
-    renamed into the folder is taken at the second look, one that is being written when its writer has finished. A
-    file that is written again is taken again. The folder is looked into and not only listened to, so network shares
-    work; while it is gone (`source_lost`) it is tried again, until `source_back`.
+    A file is whole when it can be read as a picture and had the same size and time at two looks in a row. A file that
+    was renamed into the folder is taken at the second look; a file that is being written is taken when its writer has
+    finished; a file that is written again is taken again. The folder is listed again and again, so network shares work.
+    While the folder is gone (`source_lost`), it is tried again until `source_back`.
 
     Raises:
         InputError: no such folder.

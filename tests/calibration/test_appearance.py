@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ def noise(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-def test_figures_equal_numpys():
+def test_figures_equal_numpys() -> None:
     image = strip(1)
     gray = image[..., 0].astype(np.float64)
     looks = appearance_of(image)
@@ -36,13 +38,13 @@ def test_figures_equal_numpys():
 
 
 @pytest.mark.parametrize("kind", [*DEFECTS, "clean"])
-def test_steel_is_not_random_and_noise_is(kind):
+def test_steel_is_not_random_and_noise_is(kind: str) -> None:
     for seed in range(5):
         assert not appearance_of(strip(seed, kind)).is_random
         assert appearance_of(noise(seed)).is_random
 
 
-def test_clean_steel_under_a_noisy_sensor_is_not_random():
+def test_clean_steel_under_a_noisy_sensor_is_not_random() -> None:
     rng = np.random.default_rng(0)
     surface = np.repeat(np.linspace(60, 70, 64)[None], 64, axis=0)  # a little brighter on one side, and no more
     image = np.rint(surface + rng.normal(0, 5, (64, 64))).astype(np.uint8)[..., None].repeat(3, axis=2)
@@ -52,12 +54,12 @@ def test_clean_steel_under_a_noisy_sensor_is_not_random():
     assert appearance_of(still).is_random
 
 
-def test_brushed_steel_that_varies_along_one_axis_is_not_random():
+def test_brushed_steel_that_varies_along_one_axis_is_not_random() -> None:
     lines = np.random.default_rng(0).integers(60, 200, (1, 64), dtype=np.uint8)
     assert not appearance_of(cv2.cvtColor(np.repeat(lines, 64, axis=0), cv2.COLOR_GRAY2BGR)).is_random
 
 
-def test_stored_again_is_a_near_copy_and_another_picture_is_not():
+def test_stored_again_is_a_near_copy_and_another_picture_is_not() -> None:
     original = strip(1)
     encoded = cv2.imdecode(cv2.imencode(".jpg", original, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_COLOR)
     assert (encoded != original).any()
@@ -67,24 +69,24 @@ def test_stored_again_is_a_near_copy_and_another_picture_is_not():
     assert near_copies([], looks) == near_copies(looks, []) == []
 
 
-def test_the_same_place_in_other_light_is_another_picture():
+def test_the_same_place_in_other_light_is_another_picture() -> None:
     darker = (strip(1) * 0.7).astype(np.uint8)
     assert near_copies([appearance_of(strip(1)), appearance_of(darker)]) == []
 
 
-def test_descriptors_weigh_their_parts_alike():
+def test_descriptors_weigh_their_parts_alike() -> None:
     rows = descriptors([appearance_of(strip(seed, kind)) for seed in range(20) for kind in DEFECTS])
     assert rows.shape == (60, 3 + 256)
     spread = (rows**2).mean(axis=0)
     np.testing.assert_allclose([*spread[:3], spread[3:].sum()], 1, rtol=1e-6)
 
 
-def test_equal_pictures_have_no_distance():
+def test_equal_pictures_have_no_distance() -> None:
     rows = descriptors([appearance_of(strip(1))] * 3)
     assert (rows == 0).all()
 
 
-def test_data_set_has_no_noise_and_one_pair(steel_data):
+def test_data_set_has_no_noise_and_one_pair(steel_data: Path) -> None:
     paths = list_images(steel_data / "Source Images")
     looks = [appearance_of(read_image(path)) for path in paths]
     assert not any(look.is_random for look in looks)

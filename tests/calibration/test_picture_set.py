@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from sdi.calibration.picture_set import SET_FILE, read_calibration_set
+from sdi.calibration.picture_set import SET_FILE, CalibrationSet, read_calibration_set
 from sdi.calibration.selection import choose_calibration_set
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import write_image
@@ -18,7 +19,7 @@ from support import command
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     images = tmp_path / "images"
     images.mkdir()
     for kind in DEFECTS:
@@ -28,11 +29,11 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def chosen(folder):
+def chosen(folder: Path) -> CalibrationSet:
     return choose_calibration_set(folder, 6)
 
 
-def test_what_is_written_is_read(chosen, tmp_path):
+def test_what_is_written_is_read(chosen: CalibrationSet, tmp_path: Path) -> None:
     bound = replace(chosen, preprocessing={"mean": [0.5] * 3}, weights="a" * 64)
     for value in (chosen, bound):
         value.write(tmp_path / SET_FILE)
@@ -41,7 +42,7 @@ def test_what_is_written_is_read(chosen, tmp_path):
     assert bound.picture_fingerprint == chosen.picture_fingerprint
 
 
-def test_changed_and_missing_pictures_are_named(chosen, folder):
+def test_changed_and_missing_pictures_are_named(chosen: CalibrationSet, folder: Path) -> None:
     chosen.verify()
     first, second = chosen.pictures[:2]
     write_image(folder / first.file, draw_strip("clean", 5, (48, 48))[0])
@@ -60,14 +61,14 @@ def test_changed_and_missing_pictures_are_named(chosen, folder):
         ('{"format": "sdi-calibration", "format_version": 2}', "is damaged"),
     ],
 )
-def test_what_is_no_set_is_refused(tmp_path, text, why):
+def test_what_is_no_set_is_refused(tmp_path: Path, text: str | None, why: str) -> None:
     if text is not None:
         (tmp_path / SET_FILE).write_text(text)
     with pytest.raises(InputError, match=rf"{why}.*sdi-calibrate --images PICTURES"):
         read_calibration_set(tmp_path)
 
 
-def test_edited_hashes_are_noticed(chosen, tmp_path):
+def test_edited_hashes_are_noticed(chosen: CalibrationSet, tmp_path: Path) -> None:
     path = tmp_path / SET_FILE
     chosen.write(path)
     path.write_text(path.read_text().replace(chosen.pictures[0].sha256, "0" * 64))
@@ -75,8 +76,8 @@ def test_edited_hashes_are_noticed(chosen, tmp_path):
         read_calibration_set(path)
 
 
-def test_command_writes_a_set_and_keeps_an_earlier_one(folder, tmp_path):
-    arguments = ("--images", folder, "--size", "6", "-o", tmp_path / "calib")
+def test_command_writes_a_set_and_keeps_an_earlier_one(folder: Path, tmp_path: Path) -> None:
+    arguments = ("--images", folder, "--count", "6", "-o", tmp_path / "calib")
     done = command("sdi-calibrate", *arguments, "--json", "--engine", "tsernet-lite")
     assert done.returncode == 0, done.stderr
     found = read_calibration_set(tmp_path / "calib")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from sdi.calibration.appearance import appearance_of, descriptors
+from sdi.calibration.picture_set import CalibrationSet
 from sdi.calibration.selection import HeldOut, choose_calibration_set, find_held_out
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import list_images, read_image, write_image
@@ -21,7 +23,7 @@ def strip(kind: str, seed: int) -> np.ndarray:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """30 pictures, 10 of each class."""
     images = tmp_path / "images"
     images.mkdir()
@@ -31,11 +33,11 @@ def folder(tmp_path):
     return images
 
 
-def files(chosen) -> list[str]:
+def files(chosen: CalibrationSet) -> list[str]:
     return [picture.file for picture in chosen.pictures]
 
 
-def test_every_class_gives_its_share(folder):
+def test_every_class_gives_its_share(folder: Path) -> None:
     chosen = choose_calibration_set(folder, 9)
     assert Counter(p.defect_class for p in chosen.pictures) == dict.fromkeys(DEFECTS, 3)
     assert files(chosen) == sorted(set(files(chosen)))
@@ -44,7 +46,7 @@ def test_every_class_gives_its_share(folder):
     assert (picture.mean, picture.contrast) == pytest.approx((image.mean(), image.std()), abs=0.01)
 
 
-def test_choice_is_spread_over_appearance(folder):
+def test_choice_is_spread_over_appearance(folder: Path) -> None:
     """The two nearest of those chosen are further apart than in a choice at random."""
     paths = list_images(folder)
     rows = dict(zip([p.name for p in paths], descriptors([appearance_of(read_image(p)) for p in paths]), strict=True))
@@ -61,7 +63,7 @@ def test_choice_is_spread_over_appearance(folder):
     assert least_distance(chosen) > np.quantile(at_random, 0.8)
 
 
-def test_choice_follows_pictures_and_seed_alone(folder, tmp_path):
+def test_choice_follows_pictures_and_seed_alone(folder: Path, tmp_path: Path) -> None:
     first = choose_calibration_set(folder, 12)
     assert choose_calibration_set(folder, 12) == first
     assert any(files(choose_calibration_set(folder, 12, seed=seed)) != files(first) for seed in range(1, 4))
@@ -72,14 +74,14 @@ def test_choice_follows_pictures_and_seed_alone(folder, tmp_path):
     assert choose_calibration_set(folder, 12).fingerprint != first.fingerprint
 
 
-def test_names_narrow_the_choice(folder):
+def test_names_narrow_the_choice(folder: Path) -> None:
     names = ["inclusion_0", "patch_4", "scratch_2"]
     assert files(choose_calibration_set(folder, 3, names)) == [f"{name}.png" for name in names]
     with pytest.raises(InputError, match=r"1 of --names have no picture in .*: patch_99"):
         choose_calibration_set(folder, 3, [*names, "patch_99"])
 
 
-def test_exact_and_near_copies_are_left_out_and_named(folder):
+def test_exact_and_near_copies_are_left_out_and_named(folder: Path) -> None:
     # The same picture in another format is the same picture; stored with loss it is a near copy.
     write_image(folder / "patch_77.bmp", strip("patch", 3))
     cv2.imwrite(str(folder / "scratch_78.jpg"), strip("scratch", 3), [cv2.IMWRITE_JPEG_QUALITY, 80])
@@ -88,7 +90,7 @@ def test_exact_and_near_copies_are_left_out_and_named(folder):
     assert chosen.left_out == ("patch_77.bmp equals patch_3.png", "scratch_78.jpg looks like scratch_3.png")
 
 
-def test_test_pictures_are_left_out_under_whatever_name(folder, tmp_path):
+def test_test_pictures_are_left_out_under_whatever_name(folder: Path, tmp_path: Path) -> None:
     (folder.parent / "test.txt").write_text("patch_0\npatch_1\n")
     write_image(folder / "patch_90.bmp", strip("patch", 0))
     cv2.imwrite(str(folder / "patch_91.jpg"), strip("patch", 1), [cv2.IMWRITE_JPEG_QUALITY, 80])
@@ -109,7 +111,7 @@ def test_test_pictures_are_left_out_under_whatever_name(folder, tmp_path):
     assert "scratch_5.png equals test picture unlike.png" in chosen.left_out
 
 
-def test_pictures_of_another_folder_are_known_by_content_alone(folder):
+def test_pictures_of_another_folder_are_known_by_content_alone(folder: Path) -> None:
     """Cameras number their pictures from 1 in every folder."""
     beside = folder.parent / "test-images"
     beside.mkdir()
@@ -119,12 +121,12 @@ def test_pictures_of_another_folder_are_known_by_content_alone(folder):
     assert choose_calibration_set(folder, 30, held_out=held_out).left_out == ()
 
 
-def test_test_pictures_asked_for_by_name_are_refused(folder):
+def test_test_pictures_asked_for_by_name_are_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="1 of --names are test pictures: patch_1"):
         choose_calibration_set(folder, 2, ["patch_1", "patch_2"], held_out=HeldOut(frozenset({"patch_1"})))
 
 
-def test_a_class_that_would_be_missing_is_refused(folder):
+def test_a_class_that_would_be_missing_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="no picture of class scratch is left"):
         choose_calibration_set(folder, 4, [f"{kind}_{i}" for kind in ("inclusion", "patch") for i in range(4)])
     held_out = HeldOut(frozenset({"rolled_1"}))  # the test split knows a class that the folder has not
@@ -132,7 +134,7 @@ def test_a_class_that_would_be_missing_is_refused(folder):
         choose_calibration_set(folder, 4, held_out=held_out)
 
 
-def test_broken_constant_and_random_pictures_are_refused_by_name(folder):
+def test_broken_constant_and_random_pictures_are_refused_by_name(folder: Path) -> None:
     (folder / "scratch_50.png").write_bytes(b"no picture")
     write_image(folder / "scratch_51.png", np.full((48, 48), 7, np.uint8))
     write_image(folder / "scratch_52.png", np.random.default_rng(0).integers(0, 256, (48, 48), dtype=np.uint8))
@@ -142,7 +144,7 @@ def test_broken_constant_and_random_pictures_are_refused_by_name(folder):
         choose_calibration_set(folder, 3)
 
 
-def test_a_folder_of_noise_is_refused(tmp_path):
+def test_a_folder_of_noise_is_refused(tmp_path: Path) -> None:
     for i in range(5):
         write_image(
             tmp_path / f"x_{i}.png", np.random.default_rng(i).normal(128, 40, (48, 48)).clip(0, 255).astype("u1")
@@ -151,12 +153,12 @@ def test_a_folder_of_noise_is_refused(tmp_path):
         choose_calibration_set(tmp_path, 3)
 
 
-def test_too_few_pictures_say_how_many_there_are(folder):
+def test_too_few_pictures_say_how_many_there_are(folder: Path) -> None:
     with pytest.raises(InputError, match="holds 30 different pictures to choose from, 31 are asked for"):
         choose_calibration_set(folder, 31)
 
 
-def test_known_pair_of_the_data_set(steel_data):
+def test_known_pair_of_the_data_set(steel_data: Path) -> None:
     """All 900, as if none were for testing."""
     chosen = choose_calibration_set(steel_data / "Source Images", 128)
     assert chosen.left_out == ("Pa_105.bmp equals Pa_101.bmp",)

@@ -11,14 +11,14 @@ from support import command, lively_checkpoint
 
 
 @pytest.fixture(scope="session")
-def checkpoint_file(tmp_path_factory) -> Path:
+def checkpoint_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "best.pt"
     save_checkpoint(path, lively_checkpoint("tsernet-xs", 64))
     return path
 
 
 @pytest.fixture(scope="session")
-def exports(checkpoint_file, tmp_path_factory) -> Path:
+def exports(checkpoint_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with tsernet-xs-fp32.onnx, tsernet-xs-fp16.onnx and their manifests."""
     folder = tmp_path_factory.mktemp("exports")
     precisions = ("--fp32", "--fp16")

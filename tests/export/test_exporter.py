@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,31 +14,32 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import sdi.export.exporter as exporter
-from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, Precision, export_onnx
 from sdi.export.work import work_by_precision
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.files import sha256_of
 from sdi.runtime.common.strip import draw_strip
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.runtime.engine.open import open_engine
-from sdi.train.checkpoint import load_checkpoint, load_network
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network
 from sdi.train.engine_module import EngineModule
+from sdi.train.models import SaliencyNetwork
 from support import command, lively_checkpoint
 
 
-def pytorch_map(checkpoint, frames, raw=False):
+def pytorch_map(checkpoint: Checkpoint, frames: np.ndarray, raw: bool = False) -> np.ndarray:
     module = EngineModule(load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw, raw=raw)
     with torch.inference_mode():
         return module(torch.from_numpy(frames)).numpy()
 
 
 @pytest.fixture(scope="module")
-def frame():
+def frame() -> np.ndarray:
     return np.ascontiguousarray(draw_strip("inclusion", 3, (64, 64))[0])[None]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_contract_is_kept(exports, precision):
+def test_the_contract_is_kept(exports: Path, precision: Precision) -> None:
     path = exports / f"tsernet-xs-{precision}.onnx"
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (frame,), (saliency,) = session.get_inputs(), session.get_outputs()
@@ -45,7 +47,7 @@ def test_the_contract_is_kept(exports, precision):
     assert (saliency.name, saliency.type, saliency.shape) == ("saliency", "tensor(uint8)", [1, 64, 64])
 
 
-def test_file_is_whole_and_old_parsers_read_it(exports):
+def test_file_is_whole_and_old_parsers_read_it(exports: Path) -> None:
     model = onnx.load(exports / "tsernet-xs-fp16.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version <= 10
@@ -57,13 +59,13 @@ def test_file_is_whole_and_old_parsers_read_it(exports):
     assert (first, last) == (["Cast"], ["Cast"])
 
 
-def test_file_tells_nothing_of_the_machine_that_made_it(exports):
+def test_file_tells_nothing_of_the_machine_that_made_it(exports: Path) -> None:
     content = (exports / "tsernet-xs-fp32.onnx").read_bytes()
     for trace in (b"site-packages", b"pkg.torch", b"stack_trace", b"forward("):
         assert trace not in content
 
 
-def test_fp32_answers_as_pytorch(exports, checkpoint_file, frame):
+def test_fp32_answers_as_pytorch(exports: Path, checkpoint_file: Path, frame: np.ndarray) -> None:
     wanted = pytorch_map(load_checkpoint(checkpoint_file), frame)[0]
     with open_engine(exports / "tsernet-xs-fp32.onnx") as engine:
         answer = engine(frame[0])
@@ -71,7 +73,7 @@ def test_fp32_answers_as_pytorch(exports, checkpoint_file, frame):
     assert np.abs(answer.astype(int) - wanted).max() <= 1
 
 
-def test_fp16_is_half_the_size_and_keeps_float32_where_it_matters(exports):
+def test_fp16_is_half_the_size_and_keeps_float32_where_it_matters(exports: Path) -> None:
     sizes = [(exports / f"tsernet-xs-{p}.onnx").stat().st_size for p in ("fp32", "fp16")]
     assert sizes[1] < 0.6 * sizes[0]
     manifest = read_manifest(exports / "tsernet-xs-fp16.onnx")
@@ -82,7 +84,7 @@ def test_fp16_is_half_the_size_and_keeps_float32_where_it_matters(exports):
     assert sorted(kept) == ["Add", "Clip", "Mul", "Mul", "Round", "Sigmoid"]
 
 
-def test_manifest_says_what_the_file_is(exports, checkpoint_file):
+def test_manifest_says_what_the_file_is(exports: Path, checkpoint_file: Path) -> None:
     path = exports / "tsernet-xs-fp16.onnx"
     manifest = read_manifest(path)
     assert manifest is not None
@@ -101,13 +103,13 @@ def test_manifest_says_what_the_file_is(exports, checkpoint_file):
     assert 0 < manifest.parity["max"] < 0.1
 
 
-def test_self_test_passes_on_what_was_exported(exports):
+def test_self_test_passes_on_what_was_exported(exports: Path) -> None:
     for precision in ("fp32", "fp16"):
         with open_engine(exports / f"tsernet-xs-{precision}.onnx") as engine:
             engine.self_test()
 
 
-def test_self_test_finds_another_answer(exports, tmp_path):
+def test_self_test_finds_another_answer(exports: Path, tmp_path: Path) -> None:
     """As from a device that computes wrongly: the file is right, what comes out is not."""
     with open_engine(exports / "tsernet-xs-fp32.onnx") as engine:
         engine.execute = lambda frames: 255 - frames[..., 0]  # type: ignore[method-assign]
@@ -115,9 +117,9 @@ def test_self_test_finds_another_answer(exports, tmp_path):
             engine.self_test()
 
 
-def test_dynamic_takes_any_size_and_batch(checkpoint_file, tmp_path):
+def test_dynamic_takes_any_size_and_batch(checkpoint_file: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_file)
-    done = export_onnx(checkpoint, ExportRequest(dynamic=True), tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(dynamic=True), tmp_path)
     assert done.path.name == "tsernet-xs-fp32-dynamic.onnx"
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     for shape in ((1, 50, 70, 3), (2, 64, 64, 3), (3, 120, 90, 3)):
@@ -127,10 +129,10 @@ def test_dynamic_takes_any_size_and_batch(checkpoint_file, tmp_path):
         assert np.abs(answer.astype(int) - pytorch_map(checkpoint, frames)).max() <= 1
 
 
-def test_camera_size_and_batch_are_resized_inside(checkpoint_file, tmp_path):
+def test_camera_size_and_batch_are_resized_inside(checkpoint_file: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_file)
     request = ExportRequest(frame_hw=(90, 130), batch=2)
-    done = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), request, tmp_path)
     assert done.path.name == "tsernet-xs-fp32-90x130-batch2.onnx"
     frames = np.random.default_rng(0).integers(0, 256, (2, 90, 130, 3), dtype=np.uint8)
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
@@ -138,9 +140,9 @@ def test_camera_size_and_batch_are_resized_inside(checkpoint_file, tmp_path):
     assert np.abs(answer.astype(int) - pytorch_map(checkpoint, frames)).max() <= 1
 
 
-def test_raw_gives_probabilities_and_is_no_engine(checkpoint_file, tmp_path, frame):
+def test_raw_gives_probabilities_and_is_no_engine(checkpoint_file: Path, tmp_path: Path, frame: np.ndarray) -> None:
     checkpoint = load_checkpoint(checkpoint_file)
-    done = export_onnx(checkpoint, ExportRequest(raw=True), tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(raw=True), tmp_path)
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, {"frame": frame})
     assert answer.dtype == np.float32
@@ -149,8 +151,8 @@ def test_raw_gives_probabilities_and_is_no_engine(checkpoint_file, tmp_path, fra
         open_engine(done.path)
 
 
-def test_a_wrong_graph_is_never_kept(tmp_path, monkeypatch):
-    def planted(network):
+def test_a_wrong_graph_is_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planted(network: SaliencyNetwork) -> SaliencyNetwork:
         deployed = real(network)
         deployed.subnet.residual.bias.data += 1.0
         return deployed
@@ -158,11 +160,11 @@ def test_a_wrong_graph_is_never_kept(tmp_path, monkeypatch):
     real = exporter.deploy_form
     monkeypatch.setattr(exporter, "deploy_form", planted)
     with pytest.raises(GateError, match="does not answer as PyTorch does: max difference"):
-        export_onnx(lively_checkpoint("tsernet-xs", 64), ExportRequest(), tmp_path, checkpoint_sha256="0" * 64)
+        export_onnx(ExportSource(lively_checkpoint("tsernet-xs", 64), "0" * 64), ExportRequest(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_foreign_file_is_not_overwritten_but_ours_is(checkpoint_file, tmp_path):
+def test_foreign_file_is_not_overwritten_but_ours_is(checkpoint_file: Path, tmp_path: Path) -> None:
     target = tmp_path / "tsernet-xs-fp32.onnx"
     target.write_text("somebody's")
     arguments = ("--checkpoint", checkpoint_file, "--target", "onnx", "-o", tmp_path)
@@ -177,7 +179,7 @@ def test_foreign_file_is_not_overwritten_but_ours_is(checkpoint_file, tmp_path):
         assert engine.frame_hw == (64, 64)
 
 
-def test_random_weights_are_marked_and_warned_about(tmp_path):
+def test_random_weights_are_marked_and_warned_about(tmp_path: Path) -> None:
     flags = ("--random-weights", "--target", "onnx", "--json", "-o", tmp_path)
     done = command("sdi-export", "--model", "tsernet-xs", *flags)
     assert done.returncode == 0, done.stderr
@@ -189,7 +191,7 @@ def test_random_weights_are_marked_and_warned_about(tmp_path):
     assert "random weights" in ran.stderr
 
 
-def test_layers_and_their_work_are_counted(exports):
+def test_layers_and_their_work_are_counted(exports: Path) -> None:
     """By hand: 3x3 convolution, 4 to 8 channels in 2 groups, on 10x12; then 2x2 transposed, 8 to 5."""
     graph = helper.make_graph(
         [
@@ -221,9 +223,9 @@ def test_layers_and_their_work_are_counted(exports):
     assert half.layers["fp16"]["macs"] == 1.0
 
 
-def test_planar_takes_float_planes(checkpoint_file, tmp_path, frame):
+def test_planar_takes_float_planes(checkpoint_file: Path, tmp_path: Path, frame: np.ndarray) -> None:
     checkpoint = load_checkpoint(checkpoint_file)
-    done = export_onnx(checkpoint, ExportRequest(planar=True), tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(planar=True), tmp_path)
     assert done.path.name == "tsernet-xs-fp32-planar.onnx"
     session = onnxruntime.InferenceSession(str(done.path), providers=["CPUExecutionProvider"])
     planes = np.ascontiguousarray(frame.transpose(0, 3, 1, 2), np.float32)
@@ -234,10 +236,10 @@ def test_planar_takes_float_planes(checkpoint_file, tmp_path, frame):
         open_engine(done.path)
 
 
-def test_any_batch_of_one_size(checkpoint_file, tmp_path):
+def test_any_batch_of_one_size(checkpoint_file: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_file)
     request = ExportRequest(batches=(1, 2, 4))
-    done = export_onnx(checkpoint, request, tmp_path, checkpoint_sha256="0" * 64)
+    done = export_onnx(ExportSource(checkpoint, "0" * 64), request, tmp_path)
     assert done.path.name == "tsernet-xs-fp32-batch1to4.onnx"
     assert done.manifest.profile == ((1, 64, 64), (2, 64, 64), (4, 64, 64))
     assert (done.manifest.batch, done.manifest.frame_hw) == (None, (64, 64))
@@ -248,14 +250,14 @@ def test_any_batch_of_one_size(checkpoint_file, tmp_path):
     assert np.abs(answer.astype(int) - pytorch_map(checkpoint, frames)).max() <= 1
 
 
-def test_a_full_disk_leaves_nothing(checkpoint_file, tmp_path):
+def test_a_full_disk_leaves_nothing(checkpoint_file: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for a disk that is full."""
     checkpoint = load_checkpoint(checkpoint_file)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
         with pytest.raises(InputError, match=r"cannot write .*tsernet-xs-fp32.onnx: .*; make room"):
-            export_onnx(checkpoint, ExportRequest(), tmp_path, checkpoint_sha256="0" * 64)
+            export_onnx(ExportSource(checkpoint, "0" * 64), ExportRequest(), tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []

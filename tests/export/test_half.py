@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,15 +11,15 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphs import every_kind, frames
-from sdi.export.feed import Feed
+from graphs import every_kind, frames, traced
 from sdi.export.half import half_model, out_of_half_range
 from sdi.export.onnx_model import float32_nodes
-from sdi.export.precision import lowered_model, out_of_range
+from sdi.export.precision import converted_model, out_of_range
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError, SdiError
-from support import nvidia_view
+from support import RecordedProgress, nvidia_view
 
-FEED = Feed((16, 16))
+SPEC = InputSpec((16, 16))
 ALWAYS = ("scaling", "sigmoid", "to_levels", "clip", "round")
 
 
@@ -34,7 +35,7 @@ def scale_weights(model: onnx.ModelProto, layer: str, factor: float, parts: Sequ
 
 
 def overflowing(factor: float = 1e6) -> onnx.ModelProto:
-    """The same answers as `every_kind`, by way of values that half has no numbers for: ReLU passes factors on."""
+    """The same answers as `every_kind`, by way of values beyond half's range: ReLU passes factors on."""
     model = every_kind()
     scale_weights(model, "depthwise", factor)
     scale_weights(model, "pointwise", 1 / factor, ["weight"])
@@ -47,7 +48,7 @@ def in_true_half(model: onnx.ModelProto) -> np.ndarray:
         return ReferenceEvaluator(model).run(None, {"frame": frames(1)})[0]
 
 
-def test_edges_stay_float32_and_the_rest_is_half():
+def test_edges_stay_float32_and_the_rest_is_half() -> None:
     model = every_kind()
     half = half_model(model)
     onnx.checker.check_model(half, full_check=True)
@@ -63,7 +64,7 @@ def test_edges_stay_float32_and_the_rest_is_half():
     assert {v.type.tensor_type.elem_type for v in model.graph.value_info} == {TensorProto.FLOAT}  # left as it was
 
 
-def test_averages_of_neighbours_stay_float32():
+def test_averages_of_neighbours_stay_float32() -> None:
     """ONNX Runtime refuses a whole file with half ones on ARM; its neighbours are half all the same."""
     model = every_kind()
     pool = helper.make_node(
@@ -82,17 +83,17 @@ def test_averages_of_neighbours_stay_float32():
     kinds = {v.name: v.type.tensor_type.elem_type for v in half.graph.value_info}
     assert kinds["stem.out"] == TensorProto.FLOAT16
     assert kinds["pool.out"] == TensorProto.FLOAT
-    assert np.abs(FEED.runner(model)(frames(1)) - FEED.runner(half)(frames(1))).max() < 5e-3
+    assert np.abs(SPEC.runner(model)(frames(1)) - SPEC.runner(half)(frames(1))).max() < 5e-3
 
 
-def test_half_answers_nearly_as_float32():
+def test_half_answers_nearly_as_float32() -> None:
     model = every_kind()
-    runs = [FEED.runner(m)(frames(1)) for m in (model, half_model(model))]
+    runs = [SPEC.runner(m)(frames(1)) for m in (model, half_model(model))]
     assert runs[0].std() > 0.01
     assert 0 < np.abs(runs[0] - runs[1]).max() < 5e-3
 
 
-def test_constant_that_both_sides_use_is_there_in_both_types():
+def test_constant_that_both_sides_use_is_there_in_both_types() -> None:
     model = every_kind()
     half = half_model(model, ["depthwise", "r1"])
     onnx.checker.check_model(half, full_check=True)
@@ -107,11 +108,11 @@ def test_constant_that_both_sides_use_is_there_in_both_types():
     }
 
 
-def test_planted_overflow_is_named_and_stays_float32():
+def test_planted_overflow_is_named_and_stays_float32() -> None:
     plain, model = every_kind(), overflowing()
-    wanted = FEED.runner(plain)(frames(1))[0] * 255
-    np.testing.assert_allclose(FEED.runner(model)(frames(1))[0] * 255, wanted, atol=0.01)
-    wide = out_of_range(model, FEED, pictures())
+    wanted = SPEC.runner(plain)(frames(1))[0] * 255
+    np.testing.assert_allclose(SPEC.runner(model)(frames(1))[0] * 255, wanted, atol=0.01)
+    wide = out_of_range(traced(model), pictures())
     assert list(wide)[:1] == ["depthwise"]
     assert "pointwise" in wide  # it takes what is too great
     assert set(wide) == {"depthwise", "r1", "pointwise"}
@@ -121,57 +122,54 @@ def test_planted_overflow_is_named_and_stays_float32():
     gated = half_model(model, wide)
     onnx.checker.check_model(gated, full_check=True)
     assert np.abs(in_true_half(gated)[0] - wanted).max() < 2
-    assert np.abs(FEED.runner(gated)(frames(1))[0] * 255 - wanted).max() < 2
+    assert np.abs(SPEC.runner(gated)(frames(1))[0] * 255 - wanted).max() < 2
 
 
-def test_export_says_which_layers_stay_float32():
-    heard: list[str] = []
-    lowered = lowered_model(
-        overflowing(), "fp16", FEED, pictures(), name="x", preprocessing={}, weights=None, say=heard.append
-    )
-    assert set(lowered.float32) == {*ALWAYS, "depthwise", "r1", "pointwise"}
-    assert heard == list(lowered.notes) or heard[0].startswith(lowered.notes[0])
-    assert "first at depthwise (values up to" in heard[0]
-    assert heard[0].endswith("3 nodes stay in float32: depthwise, r1, pointwise")
+def test_export_says_which_layers_stay_float32() -> None:
+    progress = RecordedProgress()
+    converted = converted_model(traced(overflowing()), "fp16", pictures(), progress=progress)
+    assert set(converted.float32) == {*ALWAYS, "depthwise", "r1", "pointwise"}
+    (line,) = progress.lines
+    assert line.startswith(converted.notes[0])
+    assert "first at depthwise (values up to" in line
+    assert line.endswith("3 nodes stay in float32: depthwise, r1, pointwise")
 
 
-def test_nothing_is_said_where_half_holds_all():
-    heard: list[str] = []
-    lowered = lowered_model(
-        every_kind(), "fp16", FEED, pictures(), name="x", preprocessing={}, weights=None, say=heard.append
-    )
-    assert (lowered.notes, heard) == ((), [])
+def test_nothing_is_logged_where_half_holds_all() -> None:
+    progress = RecordedProgress()
+    converted = converted_model(traced(every_kind()), "fp16", pictures(), progress=progress)
+    assert (converted.notes, progress.lines) == ((), [])
 
 
 @pytest.mark.parametrize(("peak", "found"), [(32_000.0, []), (40_000.0, ["stem", "stem_relu"])])
-def test_headroom_is_a_factor_of_two(peak, found):
+def test_headroom_is_a_factor_of_two(peak: float, found: list[str]) -> None:
     assert [name for name, _ in out_of_half_range(every_kind(), {"stem.out": peak})] == found
 
 
-def test_weights_out_of_range_are_found_without_a_picture():
+def test_weights_out_of_range_are_found_without_a_picture() -> None:
     model = every_kind()
     scale_weights(model, "half", 1e6)
     assert [name for name, _ in out_of_half_range(model, {})] == ["half"]
 
 
-def test_values_that_are_no_number_in_float32_are_refused():
+def test_values_that_are_no_number_in_float32_are_refused() -> None:
     model = every_kind()
     scale_weights(model, "half", float("nan"))
-    with pytest.raises(InputError, match="is no number in float32; the weights are broken"):
-        out_of_range(model, FEED, pictures())
+    with pytest.raises(InputError, match="holds values that are not finite in float32; the weights are broken"):
+        out_of_range(traced(model), pictures())
 
 
-def test_graph_without_types_is_refused():
+def test_graph_without_types_is_refused() -> None:
     model = every_kind()
     del model.graph.value_info[:]
     with pytest.raises(SdiError, match="does not tell the type of"):
         half_model(model)
 
 
-def test_nvidias_parser_reads_a_mixed_graph(tmp_path):
+def test_nvidias_parser_reads_a_mixed_graph(tmp_path: Path) -> None:
     path = tmp_path / "mixed.onnx"
     model = overflowing()
-    onnx.save(half_model(model, out_of_range(model, FEED, pictures())), path)
+    onnx.save(half_model(model, out_of_range(traced(model), pictures())), path)
     view = nvidia_view(path)
     assert view.kinds == {"frame": "UINT8", "saliency": "UINT8"}
     assert view.layer_kinds.count("CONVOLUTION") == 5

@@ -15,12 +15,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from sdi.export.feed import Feed
+from graphs import traced
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.int8_ranges import trained_ranges
 from sdi.export.onnx_model import FrameShape, onnx_from_module
-from sdi.export.parity.runners import runner_from_onnx
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import runner_from_onnx
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.manifest import read_manifest
@@ -31,7 +31,7 @@ from sdi.train.models.deploy import absorb_batch_norm, deploy_form
 from sdi.train.preprocess import Preprocessing
 from sdi.train.qat import Int8Places, measure_places, train_for_int8
 from sdi.train.qat.fake import fake_quantised
-from support import command, enliven, lively_checkpoint, narrow_network
+from support import RecordedProgress, command, enliven, lively_checkpoint, narrow_network
 
 SIDE = 64
 KINDS = ("minet", "tsernet-xs", "csepnet", "tsernet-lite")
@@ -53,7 +53,7 @@ class Exported:
         self.layers = quantizable_layers(self.model)
 
     def quantised(self) -> onnx.ModelProto:
-        ranges = trained_ranges(self.model, self.layers, self.places, None)
+        ranges = trained_ranges(traced(self.model, SIDE), self.layers, self.places)
         return quantized_model(self.model, ranges.limits, skips=True)
 
 
@@ -125,7 +125,7 @@ def test_other_places_than_the_exports_are_refused(exported: Exported) -> None:
     moved = dict(places.skips)
     moved["elsewhere"] = moved.pop(first)
     with pytest.raises(InputError, match=f"trained for INT8 at other places .* elsewhere, {first}; train it again"):
-        trained_ranges(exported.model, exported.layers, replace(places, skips=moved), None)
+        trained_ranges(traced(exported.model, SIDE), exported.layers, replace(places, skips=moved))
 
 
 def options(places: Int8Places, **others: Any) -> Int8Options:
@@ -133,18 +133,8 @@ def options(places: Int8Places, **others: Any) -> Int8Options:
 
 
 def int8_of(model: onnx.ModelProto, wanted: Int8Options) -> Any:
-    heard: list[str] = []
-    made = int8_model(
-        model,
-        wanted,
-        name="tiny",
-        preprocessing={},
-        weights="0" * 64,
-        feed=Feed((SIDE, SIDE)),
-        float32={},
-        say=heard.append,
-    )
-    return *made, heard
+    progress = RecordedProgress()
+    return *int8_model(traced(model, SIDE), wanted, progress=progress), progress.lines
 
 
 def test_layers_kept_in_training_have_no_quantiser(minet: Exported) -> None:
@@ -152,14 +142,14 @@ def test_layers_kept_in_training_have_no_quantiser(minet: Exported) -> None:
     kept = (layers[3], next(iter(minet.places.skips)))
     places = measure_places(minet.network, [minet.picture], kept)
     assert {*layers} - set(places.inputs) == set(kept)
-    model, record, heard = int8_of(minet.model, options(places, rest="fp32"))
+    model, record, lines = int8_of(minet.model, options(places, rest="fp32"))
     stored = {c.name: c.data_type for c in model.graph.initializer}
     assert all(stored[f"network.{layer}.weight"] == TensorProto.FLOAT for layer in kept)
     assert sum(kind == TensorProto.INT8 for name, kind in stored.items() if name.endswith(".int8")) == len(layers) - 2
     assert record.kept == dict.fromkeys(kept, "kept in training")
     assert (record.method, record.accuracy) == ("trained", {})
-    assert f"kept in high precision: {kept[0]} (kept in training)" in heard
-    assert any(text.startswith("accuracy is not measured") for text in heard)
+    assert f"kept in high precision: {kept[0]} (kept in training)" in lines
+    assert any(text.startswith("accuracy is not measured") for text in lines)
 
 
 def test_int8_takes_ranges_from_one_place(minet: Exported, tmp_path: Path) -> None:

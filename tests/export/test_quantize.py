@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -10,13 +12,13 @@ import torch.nn.functional as F
 from onnx import TensorProto, numpy_helper
 
 from graphs import SIDE, Graph, every_kind, frames
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.quantize import half_scales, quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import InputSpec
 from sdi.export.work import work_by_precision
 from support import nvidia_view
 
-FEED = Feed((16, 16))
+SPEC = InputSpec((16, 16))
 LAYERS = ["stem", "depthwise", "pointwise", "half", "up", "head"]
 RANGES = {"scaling.out": 1.0, **dict.fromkeys(["stem_relu.out", "r1.out", "r2.out", "residual.out", "r3.out"], 3.0)}
 RANGES |= {"cat.out": 3.0}
@@ -30,7 +32,7 @@ def inputs_of(model: onnx.ModelProto, node: str) -> list[str]:
     return list(next(n for n in model.graph.node if n.name == node).input)
 
 
-def test_layers_of_every_kind_and_their_work():
+def test_layers_of_every_kind_and_their_work() -> None:
     layers = quantizable_layers(every_kind())
     assert [layer.name for layer in layers] == LAYERS
     area = SIDE * SIDE
@@ -45,13 +47,13 @@ def test_layers_of_every_kind_and_their_work():
     assert [layer.axis for layer in layers] == [0, 0, 0, 0, 1, 0]
 
 
-def test_every_layer_computes_in_int8():
+def test_every_layer_computes_in_int8() -> None:
     work = work_by_precision(quantized_model(every_kind(), RANGES))
     assert work == {"int8": {"layers": 6, "macs": 1.0}}
 
 
 @pytest.mark.parametrize("layer", quantizable_layers(every_kind()), ids=lambda layer: layer.name)
-def test_weights_lie_on_pytorchs_per_channel_grid(layer):
+def test_weights_lie_on_pytorchs_per_channel_grid(layer: str) -> None:
     before, after = constants(every_kind()), constants(quantized_model(every_kind(), RANGES))
     weight, scale = before[layer.weight], after[f"{layer.weight}.scale"]
     stored = after[f"{layer.weight}.int8"]
@@ -72,7 +74,7 @@ def test_weights_lie_on_pytorchs_per_channel_grid(layer):
     assert np.abs(stored.astype(int)).max(axis=others).min() >= 126
 
 
-def test_answers_are_those_of_pytorchs_fake_quantisation():
+def test_answers_are_those_of_pytorchs_fake_quantisation() -> None:
     """A convolution on known ranges, computed by PyTorch instead."""
     g = Graph(seed=3)
     x = g.add("Relu", g.conv(g.first, "stem", (4, 3, 3, 3), pads=[1, 1, 1, 1]), name="relu")
@@ -94,15 +96,15 @@ def test_answers_are_those_of_pytorchs_fake_quantisation():
     x_t = F.relu(F.conv2d(x_t, weight("network.stem.weight", 0), bias["stem"], padding=1))
     x_t = F.conv_transpose2d(fake(x_t, "relu.out"), weight("network.up.weight", 1), bias["up"])[..., :-1, :-1]
     wanted = torch.sigmoid(x_t)[:, 0].numpy()
-    answer = FEED.runner(quantised)(frames(1))
-    exact = FEED.runner(model)(frames(1))
+    answer = SPEC.runner(quantised)(frames(1))
+    exact = SPEC.runner(model)(frames(1))
     # A value on the border between two steps may fall on either side.
     assert np.quantile(np.abs(answer - wanted), 0.99) < 1e-5
     assert np.abs(answer - wanted).max() < 0.2 * np.abs(exact - wanted).max() + 0.02
     assert np.abs(exact - wanted).max() > 1e-4  # quantising does something
 
 
-def test_no_pair_between_a_convolution_and_its_activation_or_addition():
+def test_no_pair_between_a_convolution_and_its_activation_or_addition() -> None:
     model = quantized_model(every_kind(), RANGES, skips=True)
     users: dict[str, list[str]] = {}
     for node in model.graph.node:
@@ -116,13 +118,13 @@ def test_no_pair_between_a_convolution_and_its_activation_or_addition():
             assert node.input[2].endswith(".bias")  # float, as it was
 
 
-def test_a_tensor_read_by_several_is_quantised_once():
+def test_a_tensor_read_by_several_is_quantised_once() -> None:
     model = quantized_model(every_kind(), RANGES, skips=True)
     quantised = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert sorted(quantised) == sorted(RANGES.keys() - {"r2.out"})  # the addition's other input is fused
 
 
-def test_skip_is_the_input_that_the_last_convolution_does_not_make():
+def test_skip_is_the_input_that_the_last_convolution_does_not_make() -> None:
     assert skip_inputs(every_kind()) == {"residual": ("stem_relu.out", "pointwise")}
     plain = quantized_model(every_kind(), RANGES)
     assert inputs_of(plain, "residual") == ["r2.out", "stem_relu.out"]
@@ -132,12 +134,12 @@ def test_skip_is_the_input_that_the_last_convolution_does_not_make():
     assert inputs_of(kept, "residual") == ["r2.out", "stem_relu.out"]
 
 
-def test_a_concat_is_quantised_behind_itself():
+def test_a_concat_is_quantised_behind_itself() -> None:
     assert inputs_of(quantized_model(every_kind(), RANGES), "cat") == ["up.out", "stem_relu.out"]
     assert inputs_of(quantized_model(every_kind(), RANGES), "head")[0] == "cat.out.dequantized"
 
 
-def test_kept_layers_and_float32_nodes_are_left_as_they_were():
+def test_kept_layers_and_float32_nodes_are_left_as_they_were() -> None:
     model = quantized_model(every_kind(), RANGES, keep=["half"], float32=["up", "residual"], skips=True)
     for name in ("half", "up", "residual"):
         assert inputs_of(model, name) == inputs_of(every_kind(), name)
@@ -145,7 +147,7 @@ def test_kept_layers_and_float32_nodes_are_left_as_they_were():
     assert "network.stem.weight" not in constants(model)  # only its int8 form is stored
 
 
-def test_grouped_transposed_convolution_has_one_scale():
+def test_grouped_transposed_convolution_has_one_scale() -> None:
     g = Graph()
     x = g.conv(g.first, "stem", (4, 3, 1, 1))
     x = g.conv(x, "grouped", (4, 2, 1, 1), kind="ConvTranspose", group=2)
@@ -153,10 +155,10 @@ def test_grouped_transposed_convolution_has_one_scale():
     quantised = quantized_model(model, dict.fromkeys(["scaling.out", "stem.out", "grouped.out"], 3.0))
     onnx.checker.check_model(quantised, full_check=True)
     assert constants(quantised)["network.grouped.weight.scale"].shape == ()
-    assert np.abs(FEED.runner(quantised)(frames(1)) - FEED.runner(model)(frames(1))).max() < 0.1
+    assert np.abs(SPEC.runner(quantised)(frames(1)) - SPEC.runner(model)(frames(1))).max() < 0.1
 
 
-def test_scales_are_halfs_and_never_cut_a_limit_off():
+def test_scales_are_halfs_and_never_cut_a_limit_off() -> None:
     limits = np.concatenate([np.geomspace(1e-6, 6e4, 500), [0.0]])
     scales = half_scales(limits)
     assert (scales.astype(np.float16).astype(np.float32) == scales).all()
@@ -166,7 +168,7 @@ def test_scales_are_halfs_and_never_cut_a_limit_off():
     assert scales[-1] == 1
 
 
-def test_rest_in_half_takes_the_scales_along(tmp_path):
+def test_rest_in_half_takes_the_scales_along(tmp_path: Path) -> None:
     quantised = quantized_model(every_kind(), RANGES, skips=True)
     half = half_model(quantised)
     onnx.checker.check_model(half, full_check=True)
@@ -180,11 +182,11 @@ def test_rest_in_half_takes_the_scales_along(tmp_path):
     # Pairs and islands of float32 keep apart: one Cast into half before the first pair, one out of it at the end.
     assert sum(node.op_type == "Cast" for node in half.graph.node) == 4
     assert kinds["scaling.out.dequantized"] == TensorProto.FLOAT16
-    assert np.abs(FEED.runner(half)(frames(1)) - FEED.runner(quantised)(frames(1))).max() < 0.02
+    assert np.abs(SPEC.runner(half)(frames(1)) - SPEC.runner(quantised)(frames(1))).max() < 0.02
 
 
 @pytest.mark.parametrize("rest", ["fp16", "fp32"])
-def test_nvidias_parser_sees_the_same_pairs(tmp_path, rest):
+def test_nvidias_parser_sees_the_same_pairs(tmp_path: Path, rest: str) -> None:
     model = quantized_model(every_kind(), RANGES, skips=True)
     path = tmp_path / "int8.onnx"
     onnx.save(half_model(model) if rest == "fp16" else model, path)

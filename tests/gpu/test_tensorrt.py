@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sdi.export.engines import BUILDERS, BuildOptions
-from sdi.export.exporter import ExportRequest, export_engine, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, export_engine, export_onnx
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.runtime.engine.cuda import open_cuda
@@ -47,9 +47,9 @@ def make(builder, tmp_path_factory):
         key = (request, tuple(options.items()))
         if key not in made:
             folder = tmp_path_factory.mktemp("gpu")
-            exported = export_onnx(checkpoint, request, folder, checkpoint_sha256="0" * 64)
+            exported = export_onnx(ExportSource(checkpoint, "0" * 64), request, folder)
             plan = export_engine(
-                exported, builder, BuildOptions(**options), checkpoint, request, checkpoint_sha256="0" * 64
+                exported, ExportSource(checkpoint, "0" * 64), request, builder, BuildOptions(**options)
             )
             made[key] = exported.path, plan.path
         return made[key]

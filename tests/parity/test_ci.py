@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -18,7 +17,7 @@ import yaml
 from sdi.runtime.engine.manifest import manifest_path
 from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import shipped_checkpoint
-from support import command
+from support import command, shell_scripts
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -43,17 +42,9 @@ def test_files_are_by_the_schemas_of_those_who_read_them(text: str, schema: str,
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def _runs(value: Any) -> list[str]:
-    """Every shell script in a workflow or an action."""
-    if isinstance(value, dict):
-        own = [value["run"]] if isinstance(value.get("run"), str) else []
-        return own + [script for key, item in value.items() if key != "run" for script in _runs(item)]
-    return [script for item in value for script in _runs(item)] if isinstance(value, list) else []
-
-
 def test_no_input_is_pasted_into_a_script() -> None:
     """An expression within a script would make a command of whatever a file or a branch is called."""
-    scripts = _runs(ACTION) + _runs(yaml.safe_load(WORKFLOW))
+    scripts = shell_scripts(ACTION) + shell_scripts(yaml.safe_load(WORKFLOW))
     assert len(scripts) >= 6
     assert not [script for script in scripts if "${{" in script]
 
@@ -71,7 +62,7 @@ def test_every_input_is_described_and_used() -> None:
 
 def _commands() -> list[list[str]]:
     """Every sdi command of the page and of the two pipelines, as words."""
-    lines = _runs(yaml.safe_load(WORKFLOW))
+    lines = shell_scripts(yaml.safe_load(WORKFLOW))
     for job in yaml.safe_load(PIPELINE).values():
         if isinstance(job, dict):
             lines += [line for key in ("before_script", "script") for line in job.get(key, [])]

@@ -17,14 +17,14 @@ import pytest
 import sdi.train.models as models
 from sdi.calibration.picture_set import SET_FILE
 from sdi.calibration.selection import choose_calibration_set
-from sdi.export.feed import Feed
 from sdi.export.int8 import Int8Options
 from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.pictures import Pictures
-from sdi.export.parity.runners import runner_from_checkpoint
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.export.precision import lowered_model
+from sdi.export.precision import converted_model
+from sdi.export.runners import InputSpec, runner_from_checkpoint
+from sdi.export.traced_model import TracedModel
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
@@ -60,25 +60,18 @@ def _checkpoint(name: str, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_precision_is_within_its_bounds(name: str, calibration: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = _checkpoint(name, monkeypatch)
-    reference, feed, pictures = runner_from_checkpoint(checkpoint), Feed(checkpoint.input_hw), Pictures()
-    maps = [reference(frame[None])[0] for _, frame in feed.frames(pictures)]
+    reference, spec, pictures = runner_from_checkpoint(checkpoint), InputSpec(checkpoint.input_hw), Pictures()
+    maps = [reference(frame[None])[0] for _, frame in spec.frames(pictures)]
     assert max(float(np.ptp(each)) for each in maps) > 0.02
     module = EngineModule(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
-    traced = onnx_from_module(module, FrameShape(*checkpoint.input_hw))
+    model = onnx_from_module(module, FrameShape(*checkpoint.input_hw))
+    traced = TracedModel(model, name, checkpoint.preprocessing.to_dict(), None, spec)
     differences = []
     print()
     for precision, tolerance in TOLERANCES.items():
-        model = lowered_model(
-            traced,
-            precision,
-            feed,
-            pictures,
-            int8=Int8Options(calibration, keep=()) if precision == "int8" else None,
-            name=name,
-            preprocessing=checkpoint.preprocessing.to_dict(),
-            weights=None,
-        ).model
-        parity = compare(reference, feed.runner(model), feed.frames(pictures))
+        int8 = Int8Options(calibration, keep=()) if precision == "int8" else None
+        model = converted_model(traced, precision, pictures, int8).model
+        parity = compare(reference, spec.runner(model), spec.frames(pictures))
         print("|", name, "|", precision, *(f"| {value:.2g}" for value in parity.to_dict().values()), "|")
         assert tolerance.failures(parity) == [], precision
         differences.append(parity.mean)

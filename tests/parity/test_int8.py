@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import py_sod_metrics
 import pytest
 
 from sdi.calibration.picture_set import SET_FILE
 from sdi.calibration.selection import choose_calibration_set, find_held_out
 from sdi.export.accuracy import Validation
-from sdi.export.feed import Feed
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options, int8_model
 from sdi.export.onnx_model import FrameShape, onnx_from_module
+from sdi.export.runners import InputSpec
+from sdi.export.traced_model import TracedModel
 from sdi.train.authors import checkpoint_from_authors
 from sdi.train.checkpoint import load_network
 from sdi.train.data import find_pairs, load_samples
@@ -21,30 +25,25 @@ from sdi.train.models.deploy import deploy_form
 
 
 @pytest.mark.slow
-def test_published_minet_keeps_its_scores_in_half_and_in_int8(steel_data, reference, tmp_path):
+def test_published_minet_keeps_its_scores_in_half_and_in_int8(
+    steel_data: Path, reference: Path, tmp_path: Path
+) -> None:
     """The bounds: FP16 loses at most .0005 S, INT8 .002 S and .001 MAE, calibrated on training pictures alone."""
     checkpoint = checkpoint_from_authors(reference / "minet_published.pth", "minet")
     module = EngineModule(deploy_form(load_network(checkpoint)), checkpoint.preprocessing, checkpoint.input_hw)
     model = onnx_from_module(module, FrameShape(*checkpoint.input_hw))
-    feed = Feed(checkpoint.input_hw)
+    spec = InputSpec(checkpoint.input_hw)
+    traced = TracedModel(model, "minet", checkpoint.preprocessing.to_dict(), None, spec)
     images = steel_data / "Source Images"
     choose_calibration_set(images, 32, held_out=find_held_out(images, None)).write(tmp_path / SET_FILE)
-    int8, record = int8_model(
-        model,
-        Int8Options(tmp_path, validation=steel_data),
-        name="minet",
-        preprocessing=checkpoint.preprocessing.to_dict(),
-        weights=None,
-        feed=feed,
-        float32={},
-    )
+    int8, record = int8_model(traced, Int8Options(tmp_path, validation=steel_data))
     samples = load_samples(find_pairs(steel_data, "test"))
     test = Validation(
         tuple(s.name for s in samples), tuple(s.image for s in samples), tuple(s.mask for s in samples), "test"
     )
 
-    def scores(one) -> tuple[float, float]:
-        maps = test.maps(feed.runner(one), feed)
+    def scores(one: onnx.ModelProto) -> tuple[float, float]:
+        maps = test.maps(spec.runner(one), spec)
         mae = py_sod_metrics.MAE()
         for saliency, sample in zip(maps, samples, strict=True):
             mae.step(pred=saliency, gt=sample.mask)

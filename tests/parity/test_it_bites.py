@@ -25,14 +25,15 @@ from damage import save_engine
 from sdi.calibration.picture_set import SET_FILE, read_calibration_set
 from sdi.calibration.ranges import RangeSource, cached_ranges, measure_ranges
 from sdi.calibration.selection import choose_calibration_set
-from sdi.export.exporter import ExportRequest, export_onnx
-from sdi.export.feed import Feed
+from sdi.export.exporter import ExportRequest, ExportSource, Precision, export_onnx
 from sdi.export.half import half_model
 from sdi.export.int8 import Int8Options
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
-from sdi.export.precision import lowered_model, out_of_range
+from sdi.export.precision import converted_model, out_of_range
 from sdi.export.quantize import quantizable_layers, quantized_model, skip_inputs
+from sdi.export.runners import InputSpec
+from sdi.export.traced_model import TracedModel
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
@@ -43,9 +44,10 @@ from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, save_checkpoint, shipped_checkpoint
 from sdi.train.engine_module import EngineModule
 from sdi.train.models import model_spec
+from support import RecordedProgress
 
 PARITY, SELF_TEST = "sdi-parity", "self-test"
-FEED = Feed((256, 256))
+SPEC = InputSpec((256, 256))
 
 Plant = Callable[[onnx.ModelProto], None]
 
@@ -74,14 +76,14 @@ class Engines:
 
 
 @pytest.fixture(scope="module")
-def engines(tmp_path_factory) -> Engines:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Engines:
     """The small network that comes with sdi in three precisions, made from its one traced graph."""
     source, checkpoint = find_engine("minet"), shipped_checkpoint("minet")
     manifest, traced = read_manifest(source), onnx.load(source)
     assert manifest is not None
     assert checkpoint is not None
     tensors = {layer.tensor for layer in quantizable_layers(traced)} | {t for t, _ in skip_inputs(traced).values()}
-    ranges = measure_ranges(traced, (FEED.frame(image)[None] for _, image in Pictures(None)), tensors=tensors)
+    ranges = measure_ranges(traced, (SPEC.frame(image)[None] for _, image in Pictures(None)), tensors=tensors)
     graphs = {
         "fp32": traced,
         "fp16": half_model(traced),
@@ -90,21 +92,25 @@ def engines(tmp_path_factory) -> Engines:
     manifests = {}
     for precision, model in graphs.items():
         # As sdi-export records it: PyTorch's answer, and of INT8 the file's own.
-        tolerance = exporter._GOLDEN_TOLERANCES[precision]
+        tolerance = exporter.GOLDEN_TOLERANCES[precision]
         golden = {**manifest.golden, "tolerance": tolerance}
         if precision == "int8":
-            answers = exporter._levels(FEED.runner(model), (256, 256))
+            answers = exporter.golden_answers(SPEC.runner(model), (256, 256))
             golden = golden_record((256, 256), answers, tolerance)
         manifests[precision] = replace(manifest, golden=golden)
     return Engines(checkpoint, graphs, manifests, tmp_path_factory.mktemp("engines"))
 
 
+def traced(model: onnx.ModelProto) -> TracedModel:
+    return TracedModel(model, "minet", trained().preprocessing.to_dict(), None, SPEC)
+
+
 def caught_by(engine: Path, checkpoint: Path) -> dict[str, str]:
     """What each gate that judges a file says against it; empty when all let it pass."""
     said = {}
-    (runner,) = run_gate(GateRequest(checkpoint, [engine]), Pictures(None)).runners
+    (runner,) = run_gate(GateRequest(checkpoint, [engine]), Pictures(None)).candidates
     if not runner.passed:
-        said[PARITY] = ", ".join(row.figure for row in runner.failures)
+        said[PARITY] = ", ".join(row.metric for row in runner.failures)
     with open_engine(engine, device="cpu") as opened:
         try:
             opened.self_test()
@@ -140,7 +146,7 @@ drop_middle_bias = partial(faults.drop_bias, layer="encoder.2.2.scales.1.0")
 stretch_levels = partial(faults.stretch, of="levels")  # behind the probabilities
 ALL = ("fp32", "fp16", "int8")
 BOTH = {PARITY: "", SELF_TEST: ""}
-# (fault, how it is planted, precisions, gates that must catch it and the figure by which they do)
+# (fault, how it is planted, precisions, gates that must catch it and the metric by which they do)
 PLANTED: list[tuple[str, Plant, tuple[str, ...], dict[str, str]]] = [
     # Steel is gray, so no picture of it tells: a golden picture has colours.
     ("BGR taken for RGB", faults.swap_channels, ALL, {SELF_TEST: ""}),
@@ -169,33 +175,35 @@ CASES = [
 
 
 @pytest.mark.parametrize("precision", ALL)
-def test_the_unharmed_engine_passes_every_gate(engines, precision):
+def test_the_unharmed_engine_passes_every_gate(engines: Engines, precision: Precision) -> None:
     assert caught_by(engines.harmed(precision, lambda model: None), engines.checkpoint) == {}
 
 
 @pytest.mark.parametrize(("precision", "plant", "gates"), CASES)
-def test_fault_in_an_engine_is_caught(engines, precision, plant, gates):
+def test_fault_in_an_engine_is_caught(
+    engines: Engines, precision: Precision, plant: Plant, gates: dict[str, str]
+) -> None:
     said = caught_by(engines.harmed(precision, plant), engines.checkpoint)
-    for gate, figure in gates.items():
-        assert figure in said[gate]
+    for gate, metric in gates.items():
+        assert metric in said[gate]
 
 
-def test_the_planted_batch_statistics_are_pytorchs(engines):
+def test_the_planted_batch_statistics_are_pytorchs(engines: Engines) -> None:
     """The oracle of that fault: PyTorch, with those batch norms left in training mode."""
     network, how = load_network(trained()), model_spec("minet").preprocessing
     graph = engines.graph("fp32", batch_statistics)
     layers = set(normed_layers(engines.graphs["fp32"], trained().weights))
     for layer in layers:
         network.get_submodule(faults.norm_of(layer)).train()
-    frame = FEED.frame(draw_strip("patch", 1)[0])[None]
+    frame = SPEC.frame(draw_strip("patch", 1)[0])[None]
     with torch.inference_mode():
         wanted = EngineModule(network, how, (256, 256), raw=True)(torch.from_numpy(frame)).numpy()
     assert len(layers) > 100
-    np.testing.assert_allclose(FEED.runner(graph)(frame), wanted, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(SPEC.runner(graph)(frame), wanted, rtol=0, atol=1e-3)
 
 
 @pytest.fixture(scope="module")
-def calibration(tmp_path_factory) -> Path:
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibration set of drawn strip."""
     folder = tmp_path_factory.mktemp("calibration")
     for kind in DEFECTS:
@@ -211,15 +219,20 @@ def calibration(tmp_path_factory) -> Path:
     ids=["BGR taken for RGB-fp32", "BGR taken for RGB-int8", "one layer of 110 without its bias-int8"],
 )
 def test_nothing_is_kept_of_a_graph_that_was_traced_wrongly(
-    engines, calibration, tmp_path, monkeypatch, precision, plant
-):
+    engines: Engines,
+    calibration: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    plant: Plant,
+) -> None:
     """The fault is in what sdi-export traces; in INT8 too it is found in the float32 graph."""
     options = Int8Options(calibration, ranges="minmax", keep=()) if precision == "int8" else None
     request = ExportRequest(precision, int8=options)
     for harmed in (True, False):
         model = engines.graph("fp32", plant if harmed else lambda model: None)
         monkeypatch.setattr(exporter, "onnx_from_module", lambda module, shape, model=model: model)
-        export = partial(export_onnx, trained(), request, tmp_path / "out", checkpoint_sha256="0" * 64)
+        export = partial(export_onnx, ExportSource(trained(), "0" * 64), request, tmp_path / "out")
         if harmed:
             with pytest.raises(GateError, match="nothing was kept"):
                 export()
@@ -229,34 +242,33 @@ def test_nothing_is_kept_of_a_graph_that_was_traced_wrongly(
                 engine.self_test()
 
 
-def test_overflow_of_half_is_found_in_float32_ranges(engines):
+def test_overflow_of_half_is_found_in_float32_ranges(engines: Engines) -> None:
     """Two layers whose product is what it was, while what lies between them is 100,000 times as great."""
     parts = ("encoder.1.0.0.0", "encoder.1.0.1.0")
     harmed = engines.graph("fp32", partial(faults.overflow, first=parts[0], second=parts[1], factor=1e5))
     nodes = {node.output[0]: node.name for node in harmed.graph.node}
     first, second = (next(n for n in harmed.graph.node if f"network.{part}.weight" in n.input) for part in parts)
-    assert out_of_range(engines.graphs["fp32"], FEED, Pictures(None)) == {}
-    assert set(out_of_range(harmed, FEED, Pictures(None))) == {first.name, nodes[second.input[0]], second.name}
-    # Float32 itself is as good as it was, so is half where the gate was heard, and not where it was not.
+    assert out_of_range(traced(engines.graphs["fp32"]), Pictures(None)) == {}
+    assert set(out_of_range(traced(harmed), Pictures(None))) == {first.name, nodes[second.input[0]], second.name}
+    # Float32 itself is as good as it was, so is half where the gate was listened to, and not where it was not.
     assert caught_by(engines.saved("fp32", harmed), engines.checkpoint) == {}
-    how = trained().preprocessing.to_dict()
-    heard = lowered_model(harmed, "fp16", FEED, Pictures(None), name="minet", preprocessing=how, weights=None)
-    assert "3 nodes stay in float32" in heard.notes[0]
-    assert caught_by(engines.saved("fp16", heard.model), engines.checkpoint) == {}
+    converted = converted_model(traced(harmed), "fp16", Pictures(None))
+    assert "3 nodes stay in float32" in converted.notes[0]
+    assert caught_by(engines.saved("fp16", converted.model), engines.checkpoint) == {}
     assert set(caught_by(engines.saved("fp16", half_model(harmed)), engines.checkpoint)) == {PARITY, SELF_TEST}
 
 
-def test_ranges_of_another_network_are_not_taken_for_this_ones(tmp_path):
+def test_ranges_of_another_network_are_not_taken_for_this_ones(tmp_path: Path) -> None:
     """The calibration's fingerprint: ranges in the cache are those of these pictures, weights, graph and method."""
     source = RangeSource("pictures", "preprocessing", "weights", "graph", "mse")
-    cache, heard = tmp_path / "ranges.json", []
-    assert cached_ranges(cache, replace(source, weights="other"), lambda: {"x": 9.0}, heard.append) == {"x": 9.0}
-    assert cached_ranges(cache, source, lambda: {"x": 1.0}, heard.append) == {"x": 1.0}
-    assert "stale: changed since are the weights" in heard[-1]
-    assert cached_ranges(cache, source, lambda: pytest.fail("measured again"), heard.append) == {"x": 1.0}
+    cache, progress = tmp_path / "ranges.json", RecordedProgress()
+    assert cached_ranges(cache, replace(source, weights="other"), lambda: {"x": 9.0}, progress) == {"x": 9.0}
+    assert cached_ranges(cache, source, lambda: {"x": 1.0}, progress) == {"x": 1.0}
+    assert "stale: changed since are the weights" in progress.lines[-1]
+    assert cached_ranges(cache, source, lambda: pytest.fail("measured again"), progress) == {"x": 1.0}
 
 
-def test_other_pictures_than_were_chosen_calibrate_nothing(calibration, tmp_path):
+def test_other_pictures_than_were_chosen_calibrate_nothing(calibration: Path, tmp_path: Path) -> None:
     chosen = read_calibration_set(calibration)
     moved = replace(chosen, images=str(tmp_path))
     for picture in chosen.pictures:
@@ -293,20 +305,22 @@ def towards(other: Checkpoint, share: float, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ALL)
-def test_weights_of_another_checkpoint_are_caught(engines, other_training, tmp_path, precision):
+def test_weights_of_another_checkpoint_are_caught(
+    engines: Engines, other_training: Checkpoint, tmp_path: Path, precision: Precision
+) -> None:
     engine = engines.harmed(precision, lambda model: None)
-    (runner,) = run_gate(GateRequest(towards(other_training, 1, tmp_path), [engine]), Pictures(None)).runners
+    (runner,) = run_gate(GateRequest(towards(other_training, 1, tmp_path), [engine]), Pictures(None)).candidates
     assert not runner.passed
     assert any("exported from another checkpoint" in note for note in runner.notes)
 
 
 @pytest.fixture(scope="module")
-def lite(tmp_path_factory) -> tuple[Path, Path]:
+def lite(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(checkpoint, engine) of the other trained network, exported for a camera of 160 x 200: it resizes inside."""
     checkpoint = shipped_checkpoint("tsernet-lite")
     assert checkpoint is not None
     request, folder = ExportRequest(frame_hw=(160, 200)), tmp_path_factory.mktemp("lite")
-    return checkpoint, export_onnx(load_checkpoint(checkpoint), request, folder, checkpoint_sha256="0" * 64).path
+    return checkpoint, export_onnx(ExportSource(load_checkpoint(checkpoint), "0" * 64), request, folder).path
 
 
 def copied(engine: Path, folder: Path, plant: Plant = lambda model: None, **fields: object) -> Path:
@@ -321,7 +335,7 @@ def copied(engine: Path, folder: Path, plant: Plant = lambda model: None, **fiel
     return path
 
 
-def test_other_corners_where_the_face_resizes_are_caught(lite, tmp_path):
+def test_other_corners_where_the_graph_resizes_are_caught(lite: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, engine = lite
     assert caught_by(engine, checkpoint) == {}
     for part in ("first", "last"):
@@ -329,13 +343,13 @@ def test_other_corners_where_the_face_resizes_are_caught(lite, tmp_path):
         assert set(caught_by(harmed, checkpoint)) >= {PARITY}
 
 
-def test_height_and_width_exchanged_in_a_manifest_are_caught(lite, tmp_path):
+def test_height_and_width_exchanged_in_a_manifest_are_caught(lite: tuple[Path, Path], tmp_path: Path) -> None:
     checkpoint, engine = lite
     with pytest.raises(InputError, match=r"takes .*\[1, 160, 200, 3\].*its manifest says"):
         caught_by(copied(engine, tmp_path, frame_hw=(200, 160)), checkpoint)
 
 
-def test_an_engine_of_another_network_is_caught(engines, lite, tmp_path):
+def test_an_engine_of_another_network_is_caught(engines: Engines, lite: tuple[Path, Path], tmp_path: Path) -> None:
     """By its manifest; with the right engine's manifest, by its bytes; with a forged manifest, by its maps."""
     _, other = lite
     with pytest.raises(InputError, match="holds minet, not tsernet-lite"):
@@ -362,7 +376,7 @@ SCALED: list[tuple[str, str, Callable[[onnx.ModelProto, float], None]]] = [
 
 
 @pytest.mark.skipif("SDI_SENSITIVITY" not in os.environ, reason="a measurement of minutes: set SDI_SENSITIVITY=1")
-def test_how_small_a_fault_may_be(engines, other_training, tmp_path):
+def test_how_small_a_fault_may_be(engines: Engines, other_training: Checkpoint, tmp_path: Path) -> None:
     """Quarters each fault until both gates let it pass, and prints the smallest share that each still caught."""
     table = Table("fault", "whole", "precision", f"{PARITY} catches", f"{SELF_TEST} catches")
     named = [(fault, whole, partial(_planted, engines, plant)) for fault, whole, plant in SCALED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from support import command
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for kind in DEFECTS:
         write_image(folder / f"{kind}.png", draw_strip(kind, 5)[0])
@@ -22,7 +23,7 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained_xs(tmp_path_factory):
+def trained_xs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """tsernet-xs after a few real training steps on synthetic strip."""
     root = tmp_path_factory.mktemp("train")
     for part in ("images", "masks"):
@@ -40,7 +41,9 @@ def trained_xs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["minet", "tsernet-xs"])
-def exported(request, trained_xs, tmp_path_factory):
+def exported(
+    request: pytest.FixtureRequest, trained_xs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, str]:
     checkpoint = shipped_checkpoint("minet") if request.param == "minet" else trained_xs
     folder = tmp_path_factory.mktemp(request.param)
     done = command("sdi-export", "--checkpoint", checkpoint, "--fp32", "--fp16", "--target", "onnx", "-o", folder)
@@ -50,7 +53,7 @@ def exported(request, trained_xs, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_engine_answers_what_was_trained(exported, pictures, precision):
+def test_engine_answers_what_was_trained(exported: tuple[Path, Path, str], pictures: Path, precision: str) -> None:
     checkpoint, folder, model = exported
     engine = folder / f"{model}-{precision}.onnx"
     done = command("sdi-parity", "--checkpoint", checkpoint, "--engine", engine, "--images", pictures, "--json")
@@ -66,7 +69,9 @@ def test_engine_answers_what_was_trained(exported, pictures, precision):
 
 
 @pytest.mark.slow
-def test_weights_of_another_training_fail_the_gate(exported, pictures, tmp_path):
+def test_weights_of_another_training_fail_the_gate(
+    exported: tuple[Path, Path, str], pictures: Path, tmp_path: Path
+) -> None:
     checkpoint, folder, model = exported
     other = load_checkpoint(checkpoint)
     head = "heads.0.1.bias" if model == "minet" else "subnet.residual.bias"
@@ -80,7 +85,9 @@ def test_weights_of_another_training_fail_the_gate(exported, pictures, tmp_path)
 
 
 @pytest.mark.slow
-def test_engine_of_another_network_is_wrong_use(exported, trained_xs, tmp_path):
+def test_engine_of_another_network_is_wrong_use(
+    exported: tuple[Path, Path, str], trained_xs: Path, tmp_path: Path
+) -> None:
     _, folder, model = exported
     other = trained_xs if model == "minet" else shipped_checkpoint("minet")
     engine = folder / f"{model}-fp32.onnx"

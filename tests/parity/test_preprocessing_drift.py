@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -81,8 +82,14 @@ class ProbedEngine(OnnxRuntimeEngine):
         return saliency
 
 
+class EngineOf(Protocol):
+    """Gives the engine of a preprocessing and a kind, exported by the real exporter."""
+
+    def __call__(self, how: Preprocessing = IMAGENET, kind: str = "fp32") -> ProbedEngine: ...
+
+
 @pytest.fixture(scope="module")
-def engine_of(tmp_path_factory):
+def engine_of(tmp_path_factory: pytest.TempPathFactory) -> EngineOf:
     """Engine by preprocessing and kind, each exported once by the real exporter."""
     made: dict[tuple, ProbedEngine] = {}
 
@@ -223,7 +230,7 @@ FILES: dict[str, tuple[Callable[[Path], None], bool]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_is_the_same_tensor_in_training_and_on_the_line(name: str, engine_of, tmp_path: Path) -> None:
+def test_a_file_is_the_same_tensor_in_training_and_on_the_line(name: str, engine_of: EngineOf, tmp_path: Path) -> None:
     write, judged = FILES[name]
     path = tmp_path / name
     write(path)
@@ -241,7 +248,7 @@ def test_a_file_is_the_same_tensor_in_training_and_on_the_line(name: str, engine
 @pytest.mark.parametrize("how", [GRAY_STEEL, HALF, DIVIDED], ids=["gray steel", "half", "divided by the maximum"])
 @pytest.mark.parametrize("name", ["colour.png", "1 x 1.png", "black.png", "sixteen bit gray.tif", "turned 5.jpg"])
 def test_every_preprocessing_is_the_same_on_both_sides(
-    how: Preprocessing, name: str, engine_of, tmp_path: Path
+    how: Preprocessing, name: str, engine_of: EngineOf, tmp_path: Path
 ) -> None:
     path = tmp_path / name
     FILES[name][0](path)
@@ -253,7 +260,7 @@ def test_every_preprocessing_is_the_same_on_both_sides(
 
 
 @pytest.mark.parametrize(("suffix", "depth"), [(".bmp", np.uint8), (".png", np.uint16)])
-def test_a_huge_picture_is_the_same_tensor(suffix: str, depth: type, engine_of, tmp_path: Path) -> None:
+def test_a_huge_picture_is_the_same_tensor(suffix: str, depth: type, engine_of: EngineOf, tmp_path: Path) -> None:
     path, size_hw = tmp_path / f"huge{suffix}", (7000, 9000)
     levels = np.arange(size_hw[0]) % 251 * (1 if depth is np.uint8 else 257)
     stored = np.repeat(levels.astype(depth)[:, None], size_hw[1], axis=1)
@@ -282,7 +289,9 @@ REFUSED: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_one_side_refuses_the_other_refuses(name: str, engine_of, tmp_path: Path, capfd) -> None:
+def test_what_one_side_refuses_the_other_refuses(
+    name: str, engine_of: EngineOf, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path, mask = tmp_path / name, tmp_path / "mask.png"
     REFUSED[name](path)
     write_image(mask, np.zeros(GRAY.shape, np.uint8))
@@ -306,7 +315,7 @@ WRONG_ARRAYS = {
 
 
 @pytest.mark.parametrize("name", WRONG_ARRAYS)
-def test_arrays_that_are_no_picture_are_refused_everywhere(name: str, engine_of) -> None:
+def test_arrays_that_are_no_picture_are_refused_everywhere(name: str, engine_of: EngineOf) -> None:
     """A program that calls the library may hand over anything; nothing of it is cast, cut or repeated in silence."""
     image = WRONG_ARRAYS[name]
     module = EngineModule(OneLayer().eval(), IMAGENET, NETWORK_HW)
@@ -347,7 +356,7 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("name", VIEWS)
-def test_views_and_strides_change_nothing(name: str, engine_of) -> None:
+def test_views_and_strides_change_nothing(name: str, engine_of: EngineOf) -> None:
     view = VIEWS[name](COLOUR)
     plain = np.array(view, order="C")
     mask = np.zeros(plain.shape[:2], np.uint8)
@@ -371,7 +380,7 @@ def test_views_and_strides_change_nothing(name: str, engine_of) -> None:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_random_pictures_of_any_size_and_stride(seed: int, engine_of) -> None:
+def test_random_pictures_of_any_size_and_stride(seed: int, engine_of: EngineOf) -> None:
     draw = np.random.default_rng(seed)
     height, width = (int(side) for side in np.exp(draw.uniform(0, np.log(400), 2)))
     brightest = int(draw.integers(1, 257))
@@ -386,7 +395,7 @@ def test_random_pictures_of_any_size_and_stride(seed: int, engine_of) -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(1, 1), (1, 9), (37, 61), (96, 128), (199, 201), (480, 640)])
-def test_an_engine_that_resizes_inside_scales_the_same_way(size_hw: tuple[int, int], engine_of) -> None:
+def test_an_engine_that_resizes_inside_scales_the_same_way(size_hw: tuple[int, int], engine_of: EngineOf) -> None:
     """The one place with a difference, and a documented one: OpenCV rounds the resized frame to whole gray levels.
 
     Up to the resizing the tensors are equal; behind it they are less than one gray level apart.

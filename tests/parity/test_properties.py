@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sdi.export.onnx_model import FrameShape, onnx_from_module
-from sdi.export.parity.runners import runner_from_module, runner_from_onnx
+from sdi.export.runners import Runner, runner_from_module, runner_from_onnx
 from sdi.train.engine_module import EngineModule
 from sdi.train.models import SaliencyNetwork, model_names, model_spec
 from sdi.train.models.csepnet import ChannelAttention, CSEPNet
@@ -69,7 +69,9 @@ def assert_same_map(answer: Tensor, wanted: Tensor) -> None:
 @cases(3)
 @given(seed=seeds, batch=batches, height=sides, width=sides)
 @torch.inference_mode()
-def test_deploy_form_answers_a_batch_as_the_training_form_each_picture(model, seed, batch, height, width):
+def test_deploy_form_answers_a_batch_as_the_training_form_each_picture(
+    model: str, seed: int, batch: int, height: int, width: int
+) -> None:
     network = random_variant(model, seed)
     x = pictures(seed, batch, height, width)
     one_by_one = [network.maps(picture[None], every=True)[network.primary] for picture in x]
@@ -80,7 +82,7 @@ def test_deploy_form_answers_a_batch_as_the_training_form_each_picture(model, se
 @cases(2)
 @given(seed=seeds, height=sides, width=sides)
 @torch.inference_mode()
-def test_height_and_width_are_treated_alike(model, seed, height, width):
+def test_height_and_width_are_treated_alike(model: str, seed: int, height: int, width: int) -> None:
     network = random_variant(model, seed)
     x = pictures(seed, 1, height, width)
     answer = transposed(network)(x.transpose(2, 3))[network.primary]
@@ -109,7 +111,9 @@ def exported() -> Callable[[str], tuple[Callable, Callable]]:
 )
 @cases(10)
 @given(seed=seeds, batch=batches, height=st.integers(32, 130), width=st.integers(32, 130))
-def test_onnx_answers_frames_of_any_size_as_pytorch(exported, model, seed, batch, height, width):
+def test_onnx_answers_frames_of_any_size_as_pytorch(
+    exported: Callable[[str], tuple[Runner, Runner]], model: str, seed: int, batch: int, height: int, width: int
+) -> None:
     """The training form in PyTorch against the deploy form in ONNX Runtime, preprocessing and resizing included."""
     frames = (pictures(seed, batch, height, width) * 40 + 128).clamp(0, 255).to(torch.uint8)
     reference, engine = exported(model)
@@ -161,7 +165,7 @@ MIRRORED = {
 @cases(3)
 @given(seed=seeds, rows=st.integers(1, 3), columns=st.integers(1, 3), axis=st.sampled_from([-1, -2]))
 @torch.inference_mode()
-def test_mirrored_kernels_answer_the_mirrored_map(part, seed, rows, columns, axis):
+def test_mirrored_kernels_answer_the_mirrored_map(part: str, seed: int, rows: int, columns: int, axis: int) -> None:
     network = random_variant(part.model, seed, part.build)
     x = pictures(seed, 1, 32 * rows + part.offset, 32 * columns + part.offset)
     wanted = part.part(network)(x)
@@ -169,7 +173,7 @@ def test_mirrored_kernels_answer_the_mirrored_map(part, seed, rows, columns, axi
 
 
 @torch.inference_mode()
-def test_mirroring_is_not_exact_where_the_arithmetic_says_so():
+def test_mirroring_is_not_exact_where_the_arithmetic_says_so() -> None:
     """At another size, and with the kernels left as they are."""
     network = random_variant("minet", 0)
     for side, turned in ((64, mirrored(network, -1)), (65, network)):
@@ -223,7 +227,7 @@ def hold_global_maxima(network: SaliencyNetwork) -> None:
 @cases(3)
 @given(seed=seeds, steps=st.integers(1, 3), across=st.booleans())
 @torch.inference_mode()
-def test_a_moved_picture_answers_the_moved_map(network, seed, steps, across):
+def test_a_moved_picture_answers_the_moved_map(network: str, seed: int, steps: int, across: bool) -> None:
     """Two views of one long strip; compared where neither border is within reach."""
     variant = random_variant(network.model, seed)
     hold_global_maxima(variant)
@@ -243,7 +247,7 @@ def test_a_moved_picture_answers_the_moved_map(network, seed, steps, across):
 
 @pytest.mark.parametrize("model", ["csepnet", "csepnet-resnet50", "minet", "tsernet", "tsernet-lite"])
 @torch.inference_mode()
-def test_these_variants_hide_hardly_any_layer(model):
+def test_these_variants_hide_hardly_any_layer(model: str) -> None:
     """What the cases above rest on: change one parameter by half, and the map changes by more than rounding."""
     network = random_variant(model, 3)
     network.drop_training_heads()

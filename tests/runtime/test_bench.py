@@ -14,7 +14,7 @@ import pytest
 
 from sdi.runtime.bench.cli import main
 from sdi.runtime.bench.loop import measure_loops
-from sdi.runtime.bench.measure import latency_figures, strip_frames, time_calls
+from sdi.runtime.bench.measure import latency_metrics, strip_frames, time_calls
 from sdi.runtime.doctor.gpu_state import GpuState, jetson_state, smi_state, throttling
 from sdi.runtime.doctor.probes import Clock
 from sdi.runtime.engine.base import Engine
@@ -31,7 +31,7 @@ def _bench(*options: str) -> subprocess.CompletedProcess[str]:
 def test_figures_are_those_of_numpy() -> None:
     values = list(np.random.default_rng(0).gamma(2.0, 5.0, 501))
     ordered = sorted(values)
-    figures = latency_figures(values, frames_a_call=4)
+    figures = latency_metrics(values, frames_a_call=4)
     # With 501 values the percentiles fall on ranks, so no interpolation is in question.
     wanted = (ordered[0], ordered[250], ordered[450], ordered[495])
     assert [figures[key] for key in ("min_ms", "p50_ms", "p90_ms", "p99_ms")] == pytest.approx(wanted)
@@ -218,7 +218,7 @@ def test_a_gpu_shows_its_own_time_and_what_held_it_down(
     ("options", "said"),
     [
         (("--batch", "0"), "--batch takes whole numbers"),
-        (("--size", "200"), "--size takes HxW"),
+        (("--frame", "200"), "--frame takes HxW"),
         (("--json", "--markdown"), "exclude each other"),
     ],
 )

@@ -313,7 +313,10 @@ def test_random_weights_are_a_warning(sdi_run: Run, make_engine: Make, make_pict
         (("--watch", "gone"), "gone is not a folder"),
         (("--source", "demo", "--source", "demo"), "two sources are called demo; name them"),
         (("--source", "a=demo", "--source", "a=foreign"), "two sources are called a"),
-        (("--source", "demo", "--size", "big"), "--size must be a width and a height, e.g. 1920x1080, got 'big'"),
+        (
+            ("--source", "demo", "--resolution", "big"),
+            "--resolution must be a width and a height, e.g. 1920x1080, got 'big'",
+        ),
         (("--source", "demo", "--fps", "0"), "--fps must be above 0"),
         (("--source", "demo", "--fourcc", "JPEG2"), "--fourcc must have four letters"),
         (("--source", "demo", "--give-up", "-1"), "--give-up must be 0 or more seconds"),

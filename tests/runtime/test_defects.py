@@ -8,8 +8,9 @@ import pytest
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.strip import draw_strip
-from sdi.runtime.inspection.defects import DefectRule, Region, find_blobs, find_regions
+from sdi.runtime.inspection.defects import DefectRule, find_blobs, find_regions
 from sdi.runtime.inspection.roi import parse_roi
+from sdi.runtime.region import Region
 
 
 def test_a_known_answer() -> None:

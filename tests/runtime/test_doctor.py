@@ -234,7 +234,7 @@ def _jetson(**changes: object) -> Probes:
         (replace(JETSON, clock=Clock(306, 1020, 306)), "GPU clock", "note", "306 MHz of 1020 MHz", "jetson_clocks"),
         # Jetson
         (_jetson(power_mode="15W"), "power mode", "note", "15W, MAXN_SUPER is faster", "sudo nvpmodel -m 2"),
-        (_jetson(power_mode=None), "power mode", "note", "does not tell", "sudo nvpmodel -q"),
+        (_jetson(power_mode=None), "power mode", "note", "does not name it", "sudo nvpmodel -q"),
         (_jetson(release="# R35 (release), REVISION: 4.1"), "Jetson", "note", "35.4.1", "JetPack 6 and 7"),
         (_jetson(csi_plugin=False), "CSI cameras", "note", "no nvarguscamerasrc", "nvidia-l4t-gstreamer"),
         # cameras and extras
@@ -399,14 +399,14 @@ def _doctor(*arguments: object, environment: dict[str, str] | None = None) -> su
 
 
 def test_this_machine(make_engine: Callable[..., Path]) -> None:
-    done = _doctor(make_engine(), "--json")
+    done = _doctor(make_engine(), "--engine", make_engine(name="second.onnx"), "--json")
     answer = json.loads(done.stdout)
     assert "Traceback" not in done.stderr
     assert answer["ok"] == (done.returncode == 0) == (answer["faults"] == 0)
     lines = {line["check"]: line for line in answer["findings"]}
     assert lines["Python"]["found"].startswith(".".join(map(str, sys.version_info[:3])))
     assert lines["ONNX Runtime: CPU"]["found"] == "ran a network"
-    assert lines["tiny.onnx: self-test"]["status"] == "ok"
+    assert lines["tiny.onnx: self-test"]["status"] == lines["second.onnx: self-test"]["status"] == "ok"
     assert set(lines["Python"]) == {"check", "status", "found", "fix"}
 
 
@@ -443,9 +443,10 @@ def test_a_broken_opencv_is_a_fault_not_a_traceback(tmp_path: Path) -> None:
     assert lines[f"{default_engine().name}: self-test"]["status"] == "fault"
 
 
-def test_wrong_use_is_no_failed_gate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("option", [(), ("--engine",), ("-e",)])
+def test_wrong_use_is_no_failed_gate(option: tuple[str, ...], tmp_path: Path) -> None:
     for path in (tmp_path / "missing.onnx", tmp_path):
-        done = _doctor(path)
+        done = _doctor(*option, path)
         assert (done.returncode, done.stdout) == (2, "")
         assert "give an engine" in done.stderr
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdi.runtime.common.errors import InputError
-from sdi.runtime.common.images import list_images, read_gray, read_image, resize_image, write_image
+from sdi.runtime.common.images import decode_image, list_images, read_gray, read_image, resize_image, write_image
 
 SUFFIXES = (".png", ".bmp", ".jpg", ".tif")
 
@@ -277,3 +277,20 @@ def test_resize_image(picture: Callable[..., np.ndarray]) -> None:
     ramp = np.array([[0, 100]], np.float32)
     # Corners not aligned: centres of the four new pixels lie at -.25, .25, .75, 1.25 of the old ones.
     assert resize_image(ramp, (1, 4))[0].tolist() == [0, 25, 75, 100]
+
+
+def test_bytes_are_decoded_as_their_file_is(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 65536, (9, 7), dtype=np.uint16)  # gray, 16 bit
+    path = tmp_path / "a.png"
+    assert cv2.imwrite(str(path), picture)
+    assert np.array_equal(decode_image(path.read_bytes()), read_image(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [(b"", "is empty"), (b"no picture", "cannot decode image"), (b"\xff\xd8\xff\xe0cut", "is truncated")],
+)
+def test_bytes_that_are_no_picture_are_named(data: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        decode_image(data, "of line 7")
+    assert "image of line 7" in str(caught.value)

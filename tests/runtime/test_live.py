@@ -116,7 +116,7 @@ def test_a_stream_of_another_size_than_required_is_lost_at_once(mjpeg: Any) -> N
     mjpeg.push(*_levels(*range(12)))
     with (
         open_source(mjpeg.url, LiveSettings(size_wh=(640, 480), give_up_s=0)) as source,
-        pytest.raises(DeviceError, match=r"lost after 0 frames: it gives 64x48, --size asks for 640x480"),
+        pytest.raises(DeviceError, match=r"lost after 0 frames: it gives 64x48, --resolution asks for 640x480"),
     ):
         list(source.frames())
 
@@ -316,7 +316,7 @@ def test_a_camera_is_asked_for_its_format_first(camera: Callable[..., Driver]) -
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        (LiveSettings(size_wh=(1280, 720)), "gives 1920x480, --size asks for 1280x720"),
+        (LiveSettings(size_wh=(1280, 720)), "gives 1920x480, --resolution asks for 1280x720"),
         (LiveSettings(fps=60), "gives 30 frames a second, --fps asks for 60"),
     ],
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def rewrite(path: Path, **change: object) -> None:
     torch.save({**torch.load(path, weights_only=True), **change}, path)
 
 
-def error_of(function, *arguments) -> str:
+def error_of(function: Callable[..., object], *arguments) -> str:
     with pytest.raises(InputError) as error:
         function(*arguments)
     return str(error.value)

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sdi.runtime.common.console import out
 from sdi.runtime.common.errors import InputError
 from sdi.train.complexity import complexity, complexity_rows, complexity_table
+from sdi.train.evaluation.paper_tables import ablation_rows
 from sdi.train.models import build_model, model_names, model_spec
 
 # What each network holds and costs: parameters and MACs of one picture at the size that its paper counts at.
@@ -49,8 +50,14 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
+def all_rows() -> list[dict[str, Any]]:
     return complexity_rows()
+
+
+@pytest.fixture(scope="module")
+def rows(all_rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the networks that are here."""
+    return [row for row in all_rows if row["kind"] == "ours"]
 
 
 def test_every_model_holds_and_costs_what_it_should(rows: list[dict[str, Any]]) -> None:
@@ -103,22 +110,49 @@ def test_an_unknown_model_is_refused() -> None:
         complexity("u2net", (64, 64))
 
 
-def test_rows_are_plain_and_fit_a_terminal(rows: list[dict[str, Any]]) -> None:
-    assert json.loads(json.dumps(rows)) == rows
+def test_compared_methods_follow_by_kind_with_what_both_papers_print(all_rows: list[dict[str, Any]]) -> None:
+    compared = [row for row in all_rows if row["kind"] != "ours"]
+    assert all_rows[-len(compared) :] == compared
+    assert len(compared) == 28  # 23 and 27 rows, 20 of them the same methods, less TSERNet and CSEPNet
+    kinds = list(dict.fromkeys(row["kind"] for row in compared))
+    assert kinds == ["steel", "camouflaged objects", "natural images", "traditional"]
+    for kind in kinds:
+        scores = [row["paper_S"] for row in compared if row["kind"] == kind]
+        assert scores == sorted(scores, reverse=True)
+    (edrnet,) = (row for row in compared if row["model"] == "EDRNet 2020")
+    assert (edrnet["paper_parameters"], edrnet["paper_gmac"], edrnet["paper_S"]) == (39_310_000, 42.0, 0.877)
+    assert edrnet["parameters"] is None
+
+
+def test_rows_are_plain_and_fit_a_terminal(all_rows: list[dict[str, Any]]) -> None:
+    assert json.loads(json.dumps(all_rows)) == all_rows
     with out.capture() as shown:
-        out.print(complexity_table(rows))
+        out.print(complexity_table(all_rows))
     lines = shown.get().splitlines()
-    assert len(lines) == 1 + len(rows)
+    assert len(lines) == 1 + len(all_rows) + 5  # and a heading for each kind
     assert max(map(len, lines)) <= 80
     tsernet = next(line for line in lines if line.startswith("tsernet "))
-    assert tsernet.split() == ["tsernet", "224x224", "189.64", "M", "189.64", "M", "202.79", "202.8"]
+    assert tsernet.split() == ["tsernet", "224x224", "189.64", "M", "189.64", "M", "202.79", "202.8", ".886"]
+    bc = next(line for line in lines if line.startswith("BC 2014"))
+    assert bc.split() == ["BC", "2014", ".592"]
 
 
 def test_the_document_shows_these_figures(rows: list[dict[str, Any]]) -> None:
-    shown = {}
-    for line in DOCUMENT.read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| `"):
-            shown[cells[0].strip("`")] = cells[-2:]
+    shown = {name: cells[-2:] for name, cells in document_rows().items()}
     wanted = {row["model"]: [f"{row['parameters'] / 1e6:.2f} M", f"{row['gmac']:.2f}"] for row in rows}
     assert shown == wanted
+
+
+def test_the_document_shows_the_scores_that_the_papers_print_of_ablations() -> None:
+    shown = {name: cells[-6:-2] for name, cells in document_rows().items() if model_spec(name).ablation}
+    printed = {row.model: row.metrics for row in ablation_rows()}
+    wanted = {name: [printed.get(name, {}).get(score, "") for score in ("S", "maxF", "maxE", "MAE")] for name in shown}
+    assert shown == wanted
+    assert sum(any(scores) for scores in shown.values()) == 17
+
+
+def document_rows() -> dict[str, list[str]]:
+    """Cells by the model that a row begins with."""
+    lines = (line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `"))
+    cells = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {row[0].strip("`"): row for row in cells}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -47,7 +48,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "images", tmp_path / "masks"
 
 
-def error_of(function, *arguments, **options) -> str:
+def error_of(function: Callable[..., object], *arguments, **options) -> str:
     with pytest.raises(InputError) as error:
         function(*arguments, **options)
     return str(error.value)
@@ -65,7 +66,7 @@ def test_the_real_data_set(steel_data: Path) -> None:
     assert set(np.unique(sample.mask)) == {0, 255}
 
 
-def test_finds_the_splits_of_the_known_layout(steel_tree) -> None:
+def test_finds_the_splits_of_the_known_layout(steel_tree: Callable[..., Path]) -> None:
     folder = steel_tree(["In_1", "Pa_2"], ["Sc_10", "In_9"])
     assert [p.name for p in find_pairs(folder, "train")] == ["In_1", "Pa_2"]
     assert [p.name for p in find_pairs(folder, "test")] == ["Sc_10", "In_9"]
@@ -212,7 +213,7 @@ def test_no_data_and_too_much_data_are_refused(folders: tuple[Path, Path], tmp_p
     assert "not both" in error_of(find_pairs, tmp_path, images=folders[0], masks=folders[1])
 
 
-def test_a_split_that_names_absent_pictures_is_refused(steel_tree) -> None:
+def test_a_split_that_names_absent_pictures_is_refused(steel_tree: Callable[..., Path]) -> None:
     folder = steel_tree(["In_1", "In_2"])
     (folder / "train.txt").write_text("In_1\nIn_3\nIn_2\nIn_4\n")
     text = error_of(find_pairs, folder, "train")
@@ -223,7 +224,7 @@ def test_a_split_that_names_absent_pictures_is_refused(steel_tree) -> None:
     assert text == f"2 named in train.txt but without a mask in {folder / 'Ground truth'}: In_3, In_4"
 
 
-def test_a_long_list_of_absent_pictures_is_shortened(steel_tree) -> None:
+def test_a_long_list_of_absent_pictures_is_shortened(steel_tree: Callable[..., Path]) -> None:
     folder = steel_tree(["In_1"])
     (folder / "train.txt").write_text("\n".join(f"Pa_{i}" for i in range(11)))
     text = error_of(find_pairs, folder, "train")
@@ -291,7 +292,7 @@ def test_hold_out_of_a_few_pictures_still_holds_one() -> None:
     assert (len(kept), len(held)) == (2, 1)
 
 
-def test_finds_the_splits_of_orssd_and_eorssd(orssd_tree) -> None:
+def test_finds_the_splits_of_orssd_and_eorssd(orssd_tree: Callable[..., Path]) -> None:
     folder = orssd_tree(["0002", "0010", "0001"], ["0003"])
     (folder / "train-edges").mkdir()  # what else lies there is none of ours
     assert choose_layout(folder) == choose_layout(folder, "orssd") == "orssd"
@@ -303,7 +304,7 @@ def test_finds_the_splits_of_orssd_and_eorssd(orssd_tree) -> None:
     assert load_samples([pair])[0].mask.any()
 
 
-def test_orssds_splits_may_number_their_pictures_alike(orssd_tree) -> None:
+def test_orssds_splits_may_number_their_pictures_alike(orssd_tree: Callable[..., Path]) -> None:
     """They lie in two folders: equal names are other pictures, which one list of all cannot tell apart."""
     folder = orssd_tree(["0001", "0002"], ["0001"])
     splits = choose_splits(DataLocation(data=folder), "none", 0)
@@ -311,7 +312,7 @@ def test_orssds_splits_may_number_their_pictures_alike(orssd_tree) -> None:
     assert error_of(find_pairs, folder) == f"1 names are both in train and in test of {folder}; choose one: 0001"
 
 
-def test_orssds_pictures_and_masks_must_match(orssd_tree) -> None:
+def test_orssds_pictures_and_masks_must_match(orssd_tree: Callable[..., Path]) -> None:
     folder = orssd_tree(["0001", "0002"], ["0003"])
     (folder / "train-labels" / "0002.png").unlink()
     assert (
@@ -322,13 +323,15 @@ def test_orssds_pictures_and_masks_must_match(orssd_tree) -> None:
     assert text == f"{folder} has no test split: expected the folders 'test-images' and 'test-labels'"
 
 
-def test_test_pictures_of_orssd_are_never_trained_on(orssd_tree) -> None:
+def test_test_pictures_of_orssd_are_never_trained_on(orssd_tree: Callable[..., Path]) -> None:
     folder = orssd_tree(["0001"], ["0003"])
     shutil.rmtree(folder / "train-images")
     assert "has a test split but no train split" in error_of(choose_splits, DataLocation(data=folder), "none", 0)
 
 
-def test_a_folder_that_fits_two_layouts_is_not_guessed_at(steel_tree, orssd_tree) -> None:
+def test_a_folder_that_fits_two_layouts_is_not_guessed_at(
+    steel_tree: Callable[..., Path], orssd_tree: Callable[..., Path]
+) -> None:
     folder = steel_tree(["In_1"])
     orssd = orssd_tree(["0001"], ["0002"])
     for part in orssd.iterdir():
@@ -339,7 +342,7 @@ def test_a_folder_that_fits_two_layouts_is_not_guessed_at(steel_tree, orssd_tree
     assert [p.name for p in find_pairs(folder, "train", layout="sd-saliency-900")] == ["In_1"]
 
 
-def test_a_layout_that_is_not_there_is_refused(steel_tree, folders: tuple[Path, Path]) -> None:
+def test_a_layout_that_is_not_there_is_refused(steel_tree: Callable[..., Path], folders: tuple[Path, Path]) -> None:
     folder = steel_tree(["In_1"])
     text = error_of(find_pairs, folder, layout="orssd")
     assert (

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +24,8 @@ from sdi.train.losses import (
     ssim_loss,
     tsernet_loss,
 )
+
+Loss = Callable[..., Tensor]
 
 PER_MAP = [bce_loss, ssim_loss, iou_loss, f_measure_loss]
 FIVE_MAPS = [f"s{i}" for i in range(1, 6)]
@@ -57,7 +61,7 @@ def random_pair(n: int = 2, k: int = 1, side: int = 24, seed: int = 0) -> tuple[
         (f_measure_loss, 1 - 1.3 * 1.5 / (0.3 * 2 + 2)),
     ],
 )
-def test_value_worked_by_hand(loss, value: float) -> None:
+def test_value_worked_by_hand(loss: Loss, value: float) -> None:
     assert float(loss(P, T)) == pytest.approx(value, abs=1e-6)
 
 
@@ -95,7 +99,7 @@ def test_a_mask_that_touches_the_border_has_no_edge_along_it() -> None:
 
 
 @pytest.mark.parametrize("loss", [*PER_MAP, cel_loss])
-def test_a_perfect_map_costs_nothing_and_its_opposite_most(loss) -> None:
+def test_a_perfect_map_costs_nothing_and_its_opposite_most(loss: Loss) -> None:
     truth = random_pair()[1]
     assert float(loss(truth, truth)) == pytest.approx(0, abs=1e-5)
     worst, middling = (float(loss(p, truth)) for p in (1 - truth, 0.5 * truth + 0.25))
@@ -103,7 +107,7 @@ def test_a_perfect_map_costs_nothing_and_its_opposite_most(loss) -> None:
 
 
 @pytest.mark.parametrize("loss", PER_MAP)
-def test_several_maps_at_once_cost_the_mean_of_each(loss) -> None:
+def test_several_maps_at_once_cost_the_mean_of_each(loss: Loss) -> None:
     maps, truth = random_pair(n=3, k=4)
     each = [float(loss(maps[i : i + 1, j : j + 1], truth[i : i + 1])) for i in range(3) for j in range(4)]
     assert float(loss(maps, truth)) == pytest.approx(sum(each) / 12, rel=1e-5)
@@ -132,7 +136,7 @@ def test_cel_of_nothing_in_nothing_is_nothing() -> None:
     ("loss", "parts"),
     [(csepnet_loss, [bce_loss, iou_loss, cel_loss, ssim_loss]), (minet_loss, [bce_loss, ssim_loss])],
 )
-def test_loss_of_five_maps_sums_over_them(loss, parts: list) -> None:
+def test_loss_of_five_maps_sums_over_them(loss: Loss, parts: list[Any]) -> None:
     stacked, truth = random_pair(k=5)
     maps = {name: stacked[:, i : i + 1] for i, name in enumerate(FIVE_MAPS)}
     wanted = sum(float(part(p, truth)) for p in maps.values() for part in parts)
@@ -153,7 +157,7 @@ def test_tsernet_loss_sums_over_twelve_maps_and_the_edge() -> None:
 @pytest.mark.parametrize(
     ("loss", "names"), [(csepnet_loss, FIVE_MAPS), (minet_loss, FIVE_MAPS), (tsernet_loss, TSERNET_MAPS)]
 )
-def test_finite_on_empty_and_full_masks(loss, names: list[str], answer: float, filling: float) -> None:
+def test_finite_on_empty_and_full_masks(loss: Loss, names: list[str], answer: float, filling: float) -> None:
     maps = {name: torch.full((2, 1, 32, 32), answer, requires_grad=True) for name in names}
     value = loss(maps, torch.full((2, 1, 32, 32), filling))
     value.backward()

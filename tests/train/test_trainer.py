@@ -19,7 +19,7 @@ from sdi.train.devices import open_fabric
 from sdi.train.models import build_model
 from sdi.train.models.blocks import SaliencyNetwork, conv, conv_bn_relu, probability
 from sdi.train.recipe import Recipe
-from sdi.train.trainer import Progress, Setup, Trainer
+from sdi.train.trainer import Setup, StepReport, Trainer
 
 # 4 steps an epoch of 8 pictures
 RECIPE = Recipe(learning_rate=4e-3, input_hw=(32, 32), epochs=2, batch_size=2, evaluate_every=1)
@@ -123,7 +123,7 @@ def test_evaluates_each_n_epochs_and_after_the_last(
 ) -> None:
     recipe = replace(RECIPE, epochs=epochs, evaluate_every=every)
     trainer = trainer_in(tmp_path / "run", samples[:2], samples[2:4], recipe)
-    reports: list[Progress] = []
+    reports: list[StepReport] = []
     trainer.fit(report=reports.append)
     assert [int(row["epoch"]) for row in trainer.history if "S" in row] == wanted
     assert [p.epoch for p in reports if p.metrics] == wanted
@@ -138,14 +138,14 @@ def test_without_validation_best_is_the_latest_epoch(tmp_path: Path, samples: li
 
 
 def test_reports_every_step(tmp_path: Path, samples: list[Sample]) -> None:
-    reports: list[Progress] = []
+    reports: list[StepReport] = []
     trainer_in(tmp_path / "run", samples).fit(report=reports.append)
     assert [(p.step, p.steps, p.epoch) for p in reports] == [(s, 8, 1 if s <= 4 else 2) for s in range(1, 9)]
     assert all(math.isfinite(p.loss) and p.images_per_second > 0 for p in reports)
 
 
 def test_stops_when_asked_and_saves(tmp_path: Path, samples: list[Sample]) -> None:
-    reports: list[Progress] = []
+    reports: list[StepReport] = []
     trainer = trainer_in(tmp_path / "run", samples)
     assert not trainer.fit(report=reports.append, stop=lambda: len(reports) == 2)
     assert trainer.step == 2
@@ -156,7 +156,7 @@ def test_stops_when_asked_and_saves(tmp_path: Path, samples: list[Sample]) -> No
 def test_learns_what_is_easy(tmp_path: Path, samples: list[Sample]) -> None:
     still = Augmentation(flips=False, min_crop=1.0, gain=0.0, offset=0.0, salt_pepper=0.0)
     recipe = replace(RECIPE, learning_rate=0.02, epochs=2, batch_size=4, augmentation=still)
-    reports: list[Progress] = []
+    reports: list[StepReport] = []
     trainer = trainer_in(tmp_path / "run", samples[:4] * 12, recipe=recipe)  # 12 steps an epoch
     before = trainer.evaluate(samples[:4])
     trainer.fit(report=reports.append)
@@ -259,7 +259,7 @@ def test_a_step_in_parts_takes_the_mean_of_their_gradients_and_statistics(
     for parameter, one, other in zip(wanted.parameters(), *(n.parameters() for n, _ in halves), strict=True):
         parameter.grad = (one.grad + other.grad) / 2
     torch.optim.AdamW(wanted.parameters(), lr=4e-3, weight_decay=1e-4).step()
-    reports: list[Progress] = []
+    reports: list[StepReport] = []
     trainer.fit(report=reports.append)
     assert reports[0].loss == pytest.approx((halves[0][1] + halves[1][1]) / 2, rel=1e-5)
     for parameter, own in zip(wanted.parameters(), trainer.network.parameters(), strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +15,19 @@ import numpy as np
 
 from sdi.runtime.common.console import warn
 from sdi.runtime.common.errors import DeviceError, InputError, some_of
-from sdi.runtime.common.images import list_images, read_gray, read_image, resize_image
+from sdi.runtime.common.images import list_images, read_gray, read_image
 from sdi.runtime.engine.base import Engine
-from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.batching import Batcher
+from sdi.runtime.engine.open import open_tiled
+from sdi.runtime.engine.tiled import run_in_windows
+from sdi.runtime.engine.tiling import Grids, Tiling, TrainedScale
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from sdi.train.engine_module import EngineModule
 
-__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "compared_maps"]
+__all__ = ["CheckpointMaps", "EngineMaps", "FolderMaps", "MapSource", "NetworkMaps", "NetworkOptions", "compared_maps"]
 
 
 Item = TypeVar("Item")
@@ -104,6 +108,17 @@ class FolderMaps(MapSource):
         return f"map {self._files[picture.stem]}"
 
 
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a network is asked for maps."""
+
+    device: str = "auto"
+    threads: int | None = None
+    batch: int = 8  # pictures a call, where an engine leaves that open
+    flips: bool = False  # see `NetworkMaps`
+    tiling: Tiling = field(default_factory=Tiling)  # of pictures that are larger than those it was trained on
+
+
 class NetworkMaps(MapSource):
     """What a network answers.
 
@@ -142,22 +157,17 @@ class NetworkMaps(MapSource):
 
 
 class EngineMaps(NetworkMaps):
-    """What an engine answers, at its own input size; needs no torch.
+    """What an engine answers, at its own input size or in windows, as `sdi-run` does; needs no torch.
 
     Its golden pictures are checked first.
-
-    Args:
-        batch: pictures a call where the engine leaves that open.
-        flips: see `NetworkMaps`.
 
     Raises:
         InputError, DeviceError: see `open_engine` and `Engine.self_test`.
     """
 
-    def __init__(
-        self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8, flips: bool = False
-    ) -> None:
-        self._engine: Engine = open_engine(path, device, threads)
+    def __init__(self, path: Path, options: NetworkOptions | None = None) -> None:
+        options = options or NetworkOptions()
+        self._engine: Engine = open_tiled(path, options.device, options.threads, options.tiling)
         try:
             self._engine.self_test()
         except BaseException:
@@ -171,56 +181,45 @@ class EngineMaps(NetworkMaps):
             self.label = f"{manifest.model} {manifest.precision}"
             if manifest.random_weights:
                 warn("this engine has random weights: its scores mean nothing")
-        # Pictures of different sizes share a batch only once they are resized to the engine's.
-        self.batch, self.flips = self._engine.batch or (batch if self._engine.frame_hw else 1), flips
+        self._batcher = Batcher(self._engine, self._engine.batch or options.batch)
+        self.batch, self.flips = self._batcher.largest, options.flips
 
     def predict(self, images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-        frames = [resize_image(image, self._engine.frame_hw or _size_hw(image)) for image in images]
-        if self._engine.batch:
-            frames += frames[-1:] * (self._engine.batch - len(frames))  # the last batch is filled up with copies
-        answers = self._engine.execute(np.stack(frames))
-        if answers.shape != (len(frames), *frames[0].shape[:2]):
-            raise DeviceError(
-                f"{self._engine.path.name} answered {answers.shape} to {len(frames)} frames of "
-                f"{frames[0].shape}; export it again"
-            )
-        yield from (resize_image(answer, _size_hw(image)) for answer, image in zip(answers, images, strict=False))
+        yield from self._batcher(images)
 
     def close(self) -> None:
         self._engine.close()
 
 
 class CheckpointMaps(NetworkMaps):
-    """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at.
-
-    Args:
-        flips: see `NetworkMaps`.
+    """What a checkpoint of ours answers in PyTorch, float32, at the size it was trained at or in windows.
 
     Raises:
         InputError: see `load_checkpoint` and `load_network`; or an unknown device.
         DeviceError: no CUDA here.
     """
 
-    def __init__(
-        self, path: Path, device: str = "auto", threads: int | None = None, batch: int = 8, flips: bool = False
-    ) -> None:
+    def __init__(self, path: Path, options: NetworkOptions | None = None) -> None:
         import torch
 
         from sdi.train.checkpoint import load_checkpoint, load_network
         from sdi.train.engine_module import EngineModule
 
+        options = options or NetworkOptions()
+        device, tiling = options.device, options.tiling
         if device not in ("auto", "cpu", "cuda"):
             raise InputError(f"unknown device '{device}'; use auto, cpu or cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise DeviceError("PyTorch finds no CUDA GPU; use --device cpu")
         where = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
-        if threads:
-            torch.set_num_threads(threads)
+        if options.threads:
+            torch.set_num_threads(options.threads)
         checkpoint = load_checkpoint(path)
         self._module: EngineModule = EngineModule(
             load_network(checkpoint), checkpoint.preprocessing, checkpoint.input_hw
         ).to(where)
-        self.batch, self.flips = batch, flips
+        self._grids = Grids(tiling, TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw))
+        self.batch, self.flips = options.batch, options.flips
         self.label = checkpoint.model
         self.detail = f"checkpoint {path} in PyTorch {torch.__version__} on {where}"
 
@@ -229,8 +228,14 @@ class CheckpointMaps(NetworkMaps):
 
         from sdi.train.scores import predict_images
 
+        def answers(calls: Iterable[Sequence[np.ndarray]]) -> Iterator[np.ndarray]:
+            return (answer for some in calls for answer in predict_images(self._module, some, self.batch))
+
+        grids = [self._grids.of(_size_hw(image)) for image in images]
         try:
-            yield from predict_images(self._module, images, self.batch)
+            whole = answers([[image for image, grid in zip(images, grids, strict=True) if grid is None]])
+            for image, grid in zip(images, grids, strict=True):
+                yield next(whole) if grid is None else run_in_windows(image, grid, answers, self.batch)
         except torch.OutOfMemoryError as error:
             raise DeviceError(f"{self.label} needs more GPU memory than is free; use a smaller --batch") from error
 

@@ -42,7 +42,7 @@ class ModelSpec:
     loss: MapsLoss
     preprocessing: Preprocessing
     input_hw: tuple[int, int]  # default height and width of the network's input
-    learning_rate: float  # greatest one of the quick recipe
+    learning_rate: float  # peak of the quick recipe
     paper: Recipe  # how the network's authors train it
     trains_on_cpu: bool = False  # that recipe is meant for one
     channels_last_on_cpu: bool = False  # found sound and faster there, see Trainer

@@ -1,7 +1,7 @@
 """The ablations of TSERNet's Tables II and III and of CSEPNet's Tables 2 and 4, as arguments of the whole networks.
 
-A table maps the end of a variant's name to what it leaves out and to what the network is built with. Which rows of
-CSEPNet's Table 2 have one block and which have two is open, so there is a variant for each choice of its three.
+A table maps the end of a variant's name to what it leaves out and to what the network is built with. CSEPNet's Table 2
+adds CBAM, then CSCM or CSFIM, then both; there is a variant for each other choice of the three blocks too.
 """
 
 from __future__ import annotations

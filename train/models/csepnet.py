@@ -6,7 +6,7 @@ checkpoints were made by: both attentions look at maxima alone, and a CSCM weigh
 runs the CSFIMs of levels 2..5 twice on the same input; here each runs once, a seventh less work than the paper's.
 
 The ablations of the paper's Tables 2 and 4 are other blocks given to `CSEPNet`. The paper names what it leaves out
-and not what takes its place; here it is the least that keeps the network whole: `nn.Identity` for CBAM and CSFIM,
+and not what takes its place; here it is the minimum that keeps the network whole: `nn.Identity` for CBAM and CSFIM,
 `ScaleSum` for CSCM and for CSWM.
 """
 
@@ -39,7 +39,7 @@ _DECODED = (32, 32, 64, 64, 64)  # channels that levels 1..5 hand on upwards
 
 
 class ChannelAttention(nn.Module):
-    """A weight in 0..1 for each channel, from the channel's greatest value: (N, C, H, W) -> (N, C, 1, 1)."""
+    """A weight in 0..1 for each channel, from the channel's maximum: (N, C, H, W) -> (N, C, 1, 1)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ChannelAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """A weight in 0..1 for each place, from the greatest channel there: (N, C, H, W) -> (N, 1, H, W)."""
+    """A weight in 0..1 for each position, from the maximum over channels there: (N, C, H, W) -> (N, 1, H, W)."""
 
     def __init__(self, kernel: int = 7) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class CBAM(nn.Module):
 
 
 class Contrast(nn.Module):
-    """x + w * x, where w in 0..1 comes from how each place differs from its 3x3 neighbourhood."""
+    """x + w * x, where w in 0..1 comes from how each position differs from its 3x3 neighbourhood."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _CrossScale(ScaleSum):
         self.fuse = conv_bn_relu(channels, channels, bias=False)
 
     def weight(self, left: Tensor, right: Tensor) -> Tensor:
-        """In 0..1, for every channel and place."""
+        """In 0..1, for every channel and position."""
         a = left + left * self.attend_right(right)
         b = right + right * self.attend_left(left)
         return torch.sigmoid(self.weigh(self.merge(torch.cat([a, b], dim=1))))

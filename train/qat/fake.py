@@ -30,15 +30,15 @@ def half_steps(limits: Tensor) -> Tensor:
     return torch.where(rounded.double() < exact, above, rounded).float()
 
 
-def fake_quantised(x: Tensor, step: Tensor | float, least: int = -128) -> Tensor:
+def fake_quantised(x: Tensor, step: Tensor | float, minimum: int = -128) -> Tensor:
     """`x` on the grid of QuantizeLinear and DequantizeLinear, in float32.
 
     Args:
         x: any shape.
         step: broadcasts with `x`.
-        least: of the levels; the greatest is 127.
+        minimum: of the levels; the maximum is 127.
     """
-    levels = (x.float() / step).clamp(least, _LEVELS)
+    levels = (x.float() / step).clamp(minimum, _LEVELS)
     return (levels + (levels.round() - levels).detach()) * step  # the sum is exact
 
 

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from sdi.runtime.common.errors import InputError, some_of
+from sdi.runtime.common.int8_limit import least_error_limit
 from sdi.train.models import SaliencyNetwork
 from sdi.train.models.deploy import foldable_norms
-from sdi.train.qat.fake import fake_quantised, half_steps
+from sdi.train.qat.fake import half_steps
 
 __all__ = ["Int8Places", "fused_addition", "measure_places", "traced"]
 
@@ -33,7 +34,7 @@ _CANDIDATES = 100  # limits tried
 
 @dataclass(frozen=True)
 class Int8Places:
-    """Greatest absolute values that are quantised, by the layer (a convolution's module name) they belong to."""
+    """Maximum absolute values that are quantised, by the layer (a convolution's module name) they belong to."""
 
     inputs: dict[str, float]  # layer -> limit of what goes into it
     skips: dict[str, float]  # layer -> limit of what is added to its answer
@@ -100,7 +101,7 @@ def fused_addition(network: SaliencyNetwork, node: fx.Node, alone: bool) -> dict
 
 @torch.inference_mode()
 def measure_places(network: SaliencyNetwork, pictures: Iterable[Tensor], keep: Collection[str] = ()) -> Int8Places:
-    """Every place, with the limit that makes the squared error of eight bits least.
+    """Find every place, with the limit whose eight-bit grid has the smallest squared error.
 
     Args:
         network: its batch norms absorbed.
@@ -128,7 +129,7 @@ def measure_places(network: SaliencyNetwork, pictures: Iterable[Tensor], keep: C
         recorder.run(picture)
         count += len(picture)
     network.train(was_training)
-    limits = {node: _least_error_limit(torch.cat(values)) for node, values in recorder.values.items()}
+    limits = {node: _limit(torch.cat(values)) for node, values in recorder.values.items()}
     return Int8Places(
         {name: limits[node] for name, node in inputs.items() if name not in keep},
         {name: limits[node] for name, node in skips.items() if name not in keep},
@@ -147,20 +148,18 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n in self.values:
-            # The same places for each tensor of a shape: what an export finds to be equal must get one range.
+            # The same positions for each tensor of a shape: an export may find two of them equal, and gives one range.
             chance = torch.Generator().manual_seed(len(self.values[n]))
             chosen = torch.randint(result.numel(), (_SAMPLED,), generator=chance)
             self.values[n].append(result.reshape(-1)[chosen.to(result.device)].abs().cpu())
         return result
 
 
-def _least_error_limit(values: Tensor) -> float:
-    """The limit whose grid is nearest to these absolute values, by the squared error; 0 where all of them are 0."""
-    greatest = float(values.max())
-    tried = [greatest * (i + 1) / _CANDIDATES for i in range(_CANDIDATES)]
-    steps = half_steps(torch.tensor(tried, dtype=torch.float64)).tolist()
-    errors = [float((values - fake_quantised(values, step)).square().mean()) for step in steps]
-    return tried[errors.index(min(errors))]
+def _limit(values: Tensor) -> float:
+    """The limit of absolute values whose grid, in half's steps, has the smallest squared error."""
+    return least_error_limit(
+        values.numpy(), candidates=_CANDIDATES, steps=lambda limits: half_steps(torch.from_numpy(limits)).numpy()
+    )
 
 
 def _module(network: nn.Module, node: fx.Node) -> nn.Module | None:

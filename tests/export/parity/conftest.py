@@ -28,7 +28,7 @@ def checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def strip_pairs(tmp_path_factory) -> Path:
+def strip_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `images` and `masks`: drawn strip of every kind, and clean strip."""
     folder = tmp_path_factory.mktemp("strip")
     for part in ("images", "masks"):
@@ -41,7 +41,7 @@ def strip_pairs(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory, strip_pairs) -> dict[str, Path]:
+def engines(tmp_path_factory: pytest.TempPathFactory, strip_pairs: Path) -> dict[str, Path]:
     """fp32, fp16 and int8 -> an engine of `checkpoint`."""
     folder, source = tmp_path_factory.mktemp("engines"), find_engine("minet")
     manifest, model = read_manifest(source), onnx.load(source)
@@ -57,7 +57,7 @@ def engines(tmp_path_factory, strip_pairs) -> dict[str, Path]:
 
 
 @pytest.fixture
-def damaged(tmp_path) -> Callable[[Path, Edit], Path]:
+def damaged(tmp_path: Path) -> Callable[[Path, Edit], Path]:
     """A copy of an engine after an edit of its graph, with a manifest that knows nothing of it."""
 
     def damage(engine: Path, edit: Edit) -> Path:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from sdi.export.feed import Feed
-from sdi.export.parity.clean import CleanPatch, clean_areas, clean_patches, patch_picture
-from sdi.export.parity.contenders import open_contender
+from sdi.export.parity.candidates import open_candidate
+from sdi.export.parity.clean import CleanPatch, clean_areas, clean_patches, worst_patch_picture
 from sdi.export.parity.gate import GateRequest, run_gate
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import read_image, write_image
 from sdi.runtime.common.strip import draw_strip
@@ -94,15 +94,15 @@ def test_areas_are_counted_as_the_runtime_counts() -> None:
     image[:5, :4] = 128  # the least level of probability 0.5, on a tenth of the picture
     dark = np.zeros((8, 8, 3), np.uint8)
     patches = [CleanPatch("a", image, drawn=False), CleanPatch("b", dark, False), CleanPatch("c", dark + 200, True)]
-    areas = clean_areas(brightness, Feed(None), patches, 0.5)
+    areas = clean_areas(brightness, InputSpec(None), patches, 0.5)
     assert areas.areas.tolist() == [0.1, 0.0, 1.0]
-    assert areas.figures(clean_areas(lambda frames: brightness(frames) * 0, Feed(None), patches, 0.5)) == {
+    assert areas.metrics(clean_areas(lambda frames: brightness(frames) * 0, InputSpec(None), patches, 0.5)) == {
         "clean": pytest.approx(0.05),
         "clean_strip": 1.0,
         "clean_worst": 1.0,
         "clean_gained": pytest.approx(1.1 / 3),
     }
-    assert areas.to_dict() == {
+    assert asdict(areas.summary()) == {
         "patches": 3,
         "drawn": 1,
         "with_any": 2,
@@ -110,19 +110,19 @@ def test_areas_are_counted_as_the_runtime_counts() -> None:
         "worst": "c",
         "worst_area": 1.0,
     }
-    only_drawn = clean_areas(brightness, Feed(None), patches[2:], 0.5)
-    assert "clean" not in only_drawn.figures(only_drawn)
+    only_drawn = clean_areas(brightness, InputSpec(None), patches[2:], 0.5)
+    assert "clean" not in only_drawn.metrics(only_drawn)
     with pytest.raises(InputError, match="no patch"):
-        clean_areas(brightness, Feed(None), [], 0.5)
+        clean_areas(brightness, InputSpec(None), [], 0.5)
 
 
 def test_a_patch_is_shown_as_the_runtime_shows_a_picture() -> None:
     """The raw twin in the gate and the engine in the runtime take the same pixels for a defect."""
     file = shipped_checkpoint("minet")
-    contender = open_contender(MINET, load_checkpoint(file), file)
-    assert contender.run is not None
+    candidate = open_candidate(MINET, load_checkpoint(file), file)
+    assert candidate.run is not None
     strips = [draw_strip("patch", i, (64 + 40 * i, 96))[0] for i in range(3)]
-    found = clean_areas(contender.run, contender.feed, [CleanPatch(str(i), s, True) for i, s in enumerate(strips)], 0.3)
+    found = clean_areas(candidate.run, candidate.spec, [CleanPatch(str(i), s, True) for i, s in enumerate(strips)], 0.3)
     with open_engine(MINET) as engine:
         wanted = [float((engine(strip) >= 0.3 * 255).mean()) for strip in strips]
     assert found.areas.tolist() == wanted
@@ -132,8 +132,8 @@ def test_a_patch_is_shown_as_the_runtime_shows_a_picture() -> None:
 def test_the_picture_of_a_patch_shows_what_was_taken() -> None:
     image = np.full((64, 64, 3), 30, np.uint8)
     image[:, 32:] = 220
-    areas = clean_areas(brightness, Feed(None), [CleanPatch("half", image, drawn=False)], 0.5)
-    shown = patch_picture(brightness, Feed(None), areas, 0, "engine", 0.5)
+    areas = clean_areas(brightness, InputSpec(None), [CleanPatch("half", image, drawn=False)], 0.5)
+    shown = worst_patch_picture("engine", brightness, InputSpec(None), areas, 0.5)
     red = (shown == (0, 0, 255)).all(axis=2)
     assert red.sum() == 320 * 160  # half of a panel of 320 x 320, enlarged
     left, width = np.flatnonzero(red.any(axis=0))[[0, -1]]
@@ -158,12 +158,12 @@ def test_a_network_that_lights_up_on_clean_steel_fails_and_shows_where(tmp_path:
     assert not request.evidence.exists()
 
     result = run_gate(replace(request, clean=[dark, lit]), Pictures())
-    (runner,) = result.runners
+    (runner,) = result.candidates
     assert not result.passed
-    assert [row.figure for row in runner.failures] == ["clean"]
+    assert [row.metric for row in runner.failures] == ["clean"]
     assert runner.clean is not None
-    assert (runner.clean["worst"], runner.clean["with_any"]) == ("spots", 1)
-    assert runner.clean["worst_area"] == pytest.approx(2 * runner.figures["clean"])
+    assert (runner.clean.worst, runner.clean.with_any) == ("spots", 1)
+    assert runner.clean.worst_area == pytest.approx(2 * runner.metrics["clean"])
     (evidence,) = runner.evidence
     assert read_image(Path(evidence)).shape[1] == 3 * 320 + 2 * 6
 
@@ -175,7 +175,7 @@ def test_bounds_for_clean_steel_can_be_set(tmp_path: Path) -> None:
     request = GateRequest(shipped_checkpoint("minet"), [MINET], tolerances=read_tolerances(file), clean=[spots])
     result = run_gate(request, Pictures())
     assert result.passed
-    assert "a defect" in [row.reason for row in result.runners[0].rows]
+    assert "a defect" in [row.reason for row in result.candidates[0].rows]
 
 
 def test_the_command_judges_clean_steel(tmp_path: Path) -> None:
@@ -197,6 +197,6 @@ def test_the_shipped_default_keeps_clean_steel_dark(steel_data: Path) -> None:
     patches = clean_patches(find_pairs(steel_data, "test"), windows=100, strips=20)
     with open_engine(engine) as opened:
         areas = clean_areas(
-            lambda frames: opened.execute(frames) / np.float32(255), Feed(opened.frame_hw), patches, 0.5
+            lambda frames: opened.execute(frames) / np.float32(255), InputSpec(opened.frame_hw), patches, 0.5
         )
-    assert TOLERANCES[manifest.precision].failures(areas.figures(areas)) == []
+    assert TOLERANCES[manifest.precision].failures(areas.metrics(areas)) == []

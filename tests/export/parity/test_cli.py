@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
-from damage import negate
+from damage import Edit, negate
 from sdi.export.parity.cli import parity_command
 from sdi.export.parity.result import GateResult
 from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
@@ -21,12 +23,14 @@ from sdi.runtime.engine.manifest import manifest_path
 from support import command
 
 
-def call(*arguments: object):
+def call(*arguments: object) -> Result:
     """The command in this process."""
     return CliRunner().invoke(single_command(parity_command), [str(argument) for argument in arguments])
 
 
-def test_a_passing_gate_and_its_reports(checkpoint, engines, strip_pairs, tmp_path):
+def test_a_passing_gate_and_its_reports(
+    checkpoint: Path, engines: dict[str, Path], strip_pairs: Path, tmp_path: Path
+) -> None:
     pictures = ("--images", strip_pairs / "images", "--masks", strip_pairs / "masks")
     chosen = [part for name in ("fp32", "fp16", "int8") for part in ("--engine", engines[name])]
     done = command(
@@ -47,12 +51,14 @@ def test_a_passing_gate_and_its_reports(checkpoint, engines, strip_pairs, tmp_pa
     assert names == {".sdi-parity", "parity.html", "parity.json", "parity.md", "parity.xml"}
     result = GateResult.from_dict(json.loads((tmp_path / "out" / "parity.json").read_text(encoding="utf-8")))
     assert result.passed
-    assert len(result.runners) == 4
+    assert len(result.candidates) == 4
     root = ElementTree.parse(tmp_path / "out" / "parity.xml").getroot()
-    assert int(root.get("tests")) == sum(len(runner.rows) for runner in result.runners)
+    assert int(root.get("tests")) == sum(len(runner.rows) for runner in result.candidates)
 
 
-def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, damaged, tmp_path):
+def test_a_failing_gate_names_metric_picture_and_layer(
+    checkpoint: Path, engines: dict[str, Path], damaged: Callable[[Path, Edit], Path], tmp_path: Path
+) -> None:
     engine = damaged(engines["fp16"], negate("decoder.1.0.1.0"))
     done = command(
         "sdi-parity",
@@ -60,7 +66,7 @@ def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, dama
         checkpoint,
         "--engine",
         engine,
-        "--where",
+        "--bisect",
         "--json",
         "--report",
         "out",
@@ -69,8 +75,9 @@ def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, dama
     assert done.returncode == 1, done.stderr
     assert "minet-fp16.onnx fails the fp16 gate: " in done.stderr
     assert "worst picture" in done.stderr
-    (runner,) = GateResult.from_dict(json.loads(done.stdout)).runners
-    assert runner.where["layer"] == "decoder.1.0.1.0"
+    (runner,) = GateResult.from_dict(json.loads(done.stdout)).candidates
+    assert runner.divergence is not None
+    assert runner.divergence.layer == "decoder.1.0.1.0"
     assert runner.evidence
     assert all((tmp_path / file).parent == tmp_path / "out" / "evidence" for file in runner.evidence)
     assert all((tmp_path / file).stat().st_size > 1000 for file in runner.evidence)
@@ -79,7 +86,13 @@ def test_a_failing_gate_names_figure_picture_and_layer(checkpoint, engines, dama
     assert "first to differ: decoder.1.0.1.0" in page
 
 
-def test_evidence_lies_where_the_command_is_given_unless_told(checkpoint, engines, damaged, tmp_path, monkeypatch):
+def test_evidence_lies_where_the_command_is_given_unless_told(
+    checkpoint: Path,
+    engines: dict[str, Path],
+    damaged: Callable[[Path, Edit], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.chdir(tmp_path)
     engine = damaged(engines["fp32"], negate("decoder.1.0.1.0"))
     failed = call("--checkpoint", checkpoint, "--engine", engine)
@@ -87,7 +100,9 @@ def test_evidence_lies_where_the_command_is_given_unless_told(checkpoint, engine
     assert len(list((tmp_path / "parity-evidence").glob("minet-fp32.onnx-*.png"))) >= 1
 
 
-def test_tolerances_are_printed_as_they_are_read_and_replace_the_bounds(checkpoint, engines, tmp_path):
+def test_tolerances_are_printed_as_they_are_read_and_replace_the_bounds(
+    checkpoint: Path, engines: dict[str, Path], tmp_path: Path
+) -> None:
     printed = call("--print-tolerances")
     assert printed.exit_code == 0
     (tmp_path / "all.toml").write_text(printed.stdout, encoding="utf-8")
@@ -101,7 +116,7 @@ def test_tolerances_are_printed_as_they_are_read_and_replace_the_bounds(checkpoi
     assert "is over 1e-09" in str(failed.exception)
 
 
-def test_a_report_goes_into_no_folder_of_others(checkpoint, engines, tmp_path):
+def test_a_report_goes_into_no_folder_of_others(checkpoint: Path, engines: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
     refused = call("--checkpoint", checkpoint, "--engine", engines["fp32"], "--report", tmp_path)
     assert isinstance(refused.exception, InputError)
@@ -121,13 +136,13 @@ def test_a_report_goes_into_no_folder_of_others(checkpoint, engines, tmp_path):
         (["--checkpoint", "none.pt", "--engine", "a.onnx"], "checkpoint none.pt does not exist"),
     ],
 )
-def test_wrong_use(arguments, complaint):
+def test_wrong_use(arguments: Sequence[str], complaint: str) -> None:
     refused = call(*arguments)
     assert isinstance(refused.exception, InputError)
     assert complaint in str(refused.exception)
 
 
-def test_a_plan_without_its_gpu_is_exit_code_3(checkpoint, engines, tmp_path):
+def test_a_plan_without_its_gpu_is_exit_code_3(checkpoint: Path, engines: dict[str, Path], tmp_path: Path) -> None:
     """A real plan, as far as can be told without a GPU: TensorRT's first bytes."""
     pytest.importorskip("torch")
     import torch
@@ -153,18 +168,18 @@ def test_a_plan_without_its_gpu_is_exit_code_3(checkpoint, engines, tmp_path):
     assert isinstance(refused.exception, DeviceError), refused.exception
     assert "cannot be compared here" in str(refused.exception)
     assert "sdi-parity --self-test --engine minet-fp16.plan" in str(refused.exception)
-    first, second = GateResult.from_dict(json.loads(refused.stdout)).runners
+    first, second = GateResult.from_dict(json.loads(refused.stdout)).candidates
     assert first.passed
     assert second.unavailable
 
 
-def test_help_teaches():
+def test_help_teaches() -> None:
     text = " ".join(call("--help").stdout.split())
-    for part in ("Prove that engines answer what was trained", "--where", "--self-test", "Exit code 0", "JUnit"):
+    for part in ("Prove that engines answer what was trained", "--bisect", "--self-test", "Exit code 0", "JUnit"):
         assert part in text
 
 
-def test_self_test_passes_and_fails(engines, tmp_path):
+def test_self_test_passes_and_fails(engines: dict[str, Path], tmp_path: Path) -> None:
     done = call("--self-test", "--engine", engines["fp32"], "--engine", engines["fp16"], "--json")
     assert done.exit_code == 0
     report = json.loads(done.stdout)
@@ -184,7 +199,7 @@ def test_self_test_passes_and_fails(engines, tmp_path):
     assert isinstance(call("--self-test", "--engine", engine).exception, InputError)
 
 
-def test_self_test_loads_neither_torch_nor_onnx(engines):
+def test_self_test_loads_neither_torch_nor_onnx(engines: dict[str, Path]) -> None:
     """It runs where neither is installed: a finder that refuses them stands in their way."""
     program = """
 import sys

@@ -1,4 +1,4 @@
-"""The regression store: what is kept, what is never replaced, and what fails against it."""
+"""The regression store: what is kept, what is never replaced, and what fails beside it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 
 from sdi.export.parity.plots import history_html, write_history
-from sdi.export.parity.result import GateResult, Row, RunnerResult, against_in_words
+from sdi.export.parity.regression import (
+    REGRESSION_LIMITS,
+    changes,
+    compare_with_baseline,
+    read_regression_limits,
+    regression_limits_as_toml,
+)
+from sdi.export.parity.result import CandidateResult, GateResult, PictureMetrics, Row, regression_in_words
 from sdi.export.parity.store import Record, check_release, last_like, read_store, record_of, save_records
 from sdi.export.parity.tolerances import read_tolerances
-from sdi.export.parity.worsening import WORSENING, changes, hold_against, read_worsening, worsening_as_toml
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import shipped_checkpoint
@@ -21,40 +27,48 @@ from support import command
 MINET = find_engine("minet")
 
 
-def result_of(made: str = "2026-01-01T00:00:00Z", sha256: str = "a" * 64, **figures: float) -> GateResult:
-    """A gate's result of one INT8 file, with the figures given and good ones otherwise."""
-    runner = RunnerResult(
+def result_of(made: str = "2026-01-01T00:00:00Z", sha256: str = "a" * 64, **metrics: float) -> GateResult:
+    """A gate's result of one INT8 file, with the metrics given and good ones otherwise."""
+    candidate = CandidateResult(
         "minet-int8.onnx",
         "onnx",
         "builds/minet-int8.onnx",
         sha256,
         "int8",
         seconds_per_frame=0.010,
-        rows=[Row("mean", 0.002, 0.02, False, "")],
-        figures={"S": 0.86, "MAE": 0.027, "mean": 0.002, "iou": 0.97, "saturation": 0.004, "slope": 0.996} | figures,
-        pictures=[{"name": "In_1", "pixels": 40_000}, {"name": "Sc_2", "pixels": 40_000}],
+        rows=(Row("mean", 0.002, 0.02, False, ""),),
+        metrics={"S": 0.86, "MAE": 0.027, "mean": 0.002, "iou": 0.97, "saturation": 0.004, "slope": 0.996} | metrics,
+        pictures=(PictureMetrics("In_1", 40_000, 0.1, 0.01), PictureMetrics("Sc_2", 40_000, 0.1, 0.01)),
         quantiles={"reference": {"50": 0.01}, "engine": {"50": 0.012}},
     )
     machine = {"system": "Linux", "cores": 2, "device": "cpu", "made": made}
     checkpoint = {"file": "best.pt", "sha256": "c" * 64}
-    return GateResult("minet", checkpoint, 0.5, 2, False, [runner], machine, reference_seconds_per_frame=0.05)
+    return GateResult("minet", checkpoint, 0.5, 2, False, (candidate,), machine, reference_seconds_per_frame=0.05)
 
 
-def record(made: str = "2026-01-01T00:00:00Z", release: str = "1.0", **figures: float) -> Record:
-    result = result_of(made, **figures)
-    return replace(record_of(result, result.runners[0], release), file_sha256=release.ljust(64, "0"))
+def record(made: str = "2026-01-01T00:00:00Z", release: str = "1.0", **metrics: float) -> Record:
+    result = result_of(made, **metrics)
+    return replace(record_of(result, result.candidates[0], release), file_sha256=release.ljust(64, "0"))
 
 
 def test_a_record_comes_back_as_it_was_kept(tmp_path: Path) -> None:
     result = result_of()
-    kept = record_of(result, result.runners[0], "1.4.0")
+    kept = record_of(result, result.candidates[0], "1.4.0")
     (path,) = save_records(tmp_path / "store", [kept])
     assert path == tmp_path / "store" / "minet-int8-onnx-1.4.0.json"
     assert read_store(tmp_path / "store") == [kept]
     assert kept.latency_ratio == pytest.approx(0.2)
     assert (kept.file, kept.file_sha256, kept.checkpoint_sha256) == ("minet-int8.onnx", "a" * 64, "c" * 64)
     assert kept.values()["S"] == 0.86
-    assert record_of(result, result.runners[0]).release == "a" * 12
+    assert record_of(result, result.candidates[0]).release == "a" * 12
+
+
+def test_a_plans_record_keeps_the_spelling_of_its_format(tmp_path: Path) -> None:
+    kept = replace(record(), kind="plan")
+    (path,) = save_records(tmp_path, [kept])
+    assert path.name == "minet-int8-engine-1.0.json"
+    assert json.loads(path.read_text())["kind"] == "engine"
+    assert read_store(tmp_path) == [kept]
 
 
 def test_a_record_is_never_replaced(tmp_path: Path) -> None:
@@ -133,28 +147,28 @@ def test_other_files_in_a_store_are_nobodys_business(tmp_path: Path) -> None:
         read_store(tmp_path / "README.md")
 
 
-def test_only_what_is_alike_is_held_against_each_other() -> None:
+def test_only_what_is_alike_is_compared() -> None:
     new = record("2026-05-01T00:00:00Z", "2.0")
     others = [
         replace(new, release="fp16", precision="fp16"),
         replace(new, release="model", model="csepnet"),
-        replace(new, release="plan", kind="engine"),
+        replace(new, release="plan", kind="plan"),
         replace(new, release="pictures", pictures_sha256="d" * 64),
         replace(new, release="threshold", threshold=0.3),
     ]
     assert last_like(new, others) is None
     for other in others:
-        with pytest.raises(InputError, match="cannot be held against"):
+        with pytest.raises(InputError, match="cannot be compared with"):
             changes(new, other)
     old, older = record("2026-02-01T00:00:00Z", "1.1"), record("2026-01-01T00:00:00Z", "1.0")
     assert last_like(new, [*others, old, older]) == old
     assert last_like(new, [new, old, older]) == old  # recorded already: the one before it
-    assert last_like(new, [new]) == new  # the first is held against itself
+    assert last_like(new, [new]) == new  # the first is its own baseline
 
 
-@pytest.mark.parametrize("name", WORSENING)
-def test_each_figure_may_worsen_up_to_its_bound_and_no_further(name: str) -> None:
-    rule = WORSENING[name]
+@pytest.mark.parametrize("name", REGRESSION_LIMITS)
+def test_each_metric_may_worsen_up_to_its_bound_and_no_further(name: str) -> None:
+    rule = REGRESSION_LIMITS[name]
     assert rule.reason
     old = 0.5
     bound = rule.bound(old)
@@ -162,11 +176,11 @@ def test_each_figure_may_worsen_up_to_its_bound_and_no_further(name: str) -> Non
     step = -1e-6 if rule.at_least else 1e-6
     verdicts = []
     for new in (old, bound, bound + step, float("nan")):
-        before, now = (replace(record(), figures={name: value}, latency_ratio=None) for value in (old, new))
+        before, now = (replace(record(), metrics={name: value}, latency_ratio=None) for value in (old, new))
         if name == "latency_ratio":
-            before, now = (replace(record(), figures={}, latency_ratio=value) for value in (old, new))
+            before, now = (replace(record(), metrics={}, latency_ratio=value) for value in (old, new))
         (change,) = changes(now, before)
-        assert (change.figure, change.bound) == (name, bound)
+        assert (change.metric, change.bound) == (name, bound)
         verdicts.append(change.passed)
     assert verdicts == [True, True, False, False]
 
@@ -174,53 +188,54 @@ def test_each_figure_may_worsen_up_to_its_bound_and_no_further(name: str) -> Non
 def test_a_worse_release_fails_and_says_by_what() -> None:
     kept = [record("2025-01-01T00:00:00Z", "1.0", S=0.7), record("2025-06-01T00:00:00Z", "1.1")]
     result = result_of(S=0.85, mean=0.003, iou=0.99)
-    hold_against(result, kept)
-    (runner,) = result.runners
+    result = compare_with_baseline(result, kept)
+    (candidate,) = result.candidates
     assert not result.passed
-    assert [row["figure"] for row in runner.worse] == ["S"]
-    assert against_in_words(runner) == "worse than release 1.1: S was 0.86 and is 0.85, under 0.855"
+    assert [change.metric for change in candidate.regressions] == ["S"]
+    assert regression_in_words(candidate) == "worse than release 1.1: S was 0.86 and is 0.85, under 0.855"
     assert GateResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
     result = result_of(S=0.858, mean=0.0035)
-    hold_against(result, kept)
+    result = compare_with_baseline(result, kept)
     assert result.passed
-    assert against_in_words(result.runners[0]) == "no worse than release 1.1 in 6 figures"
+    assert regression_in_words(result.candidates[0]) == "no worse than release 1.1 in 6 metrics"
 
 
-def test_a_first_release_has_nothing_to_be_held_against() -> None:
-    with pytest.raises(InputError, match=r"no record that minet int8 .* can be held against.*--record"):
-        hold_against(result_of(), [replace(record(), precision="fp16")])
+def test_a_first_release_has_no_baseline() -> None:
+    with pytest.raises(InputError, match=r"no baseline that minet int8 .* can be compared with.*--record"):
+        compare_with_baseline(result_of(), [replace(record(), precision="fp16")])
 
 
-def test_a_runner_that_was_not_compared_is_passed_over() -> None:
+def test_a_candidate_that_was_not_compared_is_passed_over() -> None:
     result = result_of()
-    result.runners.append(RunnerResult("a.plan", "engine", "a.plan", "e" * 64, "fp16", unavailable="no GPU here"))
-    hold_against(result, [record()])
-    assert result.runners[1].against is None
+    absent = CandidateResult("a.plan", "plan", "a.plan", "e" * 64, "fp16", unavailable="no GPU here")
+    result = compare_with_baseline(replace(result, candidates=(*result.candidates, absent)), [record()])
+    assert result.candidates[0].baseline is not None
+    assert result.candidates[1].baseline is None
 
 
 def test_the_table_comes_back_from_its_own_print(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
-    path.write_text(worsening_as_toml(WORSENING))
-    assert read_worsening(path) == WORSENING
+    path.write_text(regression_limits_as_toml(REGRESSION_LIMITS))
+    assert read_regression_limits(path) == REGRESSION_LIMITS
     assert read_tolerances(path)  # the same file may hold both
 
 
 def test_bounds_are_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "bounds.toml"
     path.write_text("[regression]\nS = 0.02\nmean = { room = 0.001, factor = 3, reason = 'new calibration' }\n")
-    allowed = read_worsening(path)
+    allowed = read_regression_limits(path)
     assert allowed["S"].bound(0.86) == pytest.approx(0.84)
     assert allowed["S"].reason == "set in bounds.toml"
     assert allowed["mean"].bound(0.002) == pytest.approx(0.007)
-    assert allowed["MAE"] == WORSENING["MAE"]
+    assert allowed["MAE"] == REGRESSION_LIMITS["MAE"]
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
         ("regression = 3", "expected a table"),
-        ("[regression]\nspeed = 1", "regression.speed is no figure that releases are held by; known: S, "),
+        ("[regression]\nspeed = 1", "regression.speed is no metric with a regression limit; known: S, "),
         ("[regression]\nS = -1", "regression.S.room is -1; expected a number of 0 or more"),
         ("[regression]\nS = nan", "expected a number"),
         ("[regression]\nS = true", "expected a number"),
@@ -234,7 +249,7 @@ def test_wrong_bounds_are_refused_by_name(text: str, complaint: str, tmp_path: P
     path = tmp_path / "bounds.toml"
     path.write_text(text)
     with pytest.raises(InputError, match=complaint):
-        read_worsening(path)
+        read_regression_limits(path)
 
 
 def test_the_page_shows_every_release_and_needs_nothing_beside_it() -> None:
@@ -268,7 +283,7 @@ def test_a_page_replaces_no_other_file(tmp_path: Path) -> None:
 
 
 def test_from_release_to_release_on_the_command_line(tmp_path: Path) -> None:
-    """Recorded and plotted; then held against one that was worse, and against one that was better."""
+    """Recorded and plotted; then compared with one that was worse, and with one that was better."""
     store, page, report = tmp_path / "store", tmp_path / "history.html", tmp_path / "report"
     given = ("--checkpoint", shipped_checkpoint("minet"), "--engine", MINET)
     done = command("sdi-parity", *given, "--record", store, "--release", "1.0", "--plot", page)
@@ -284,7 +299,7 @@ def test_from_release_to_release_on_the_command_line(tmp_path: Path) -> None:
         (store / "minet-fp32-onnx-1.1.json").write_text(json.dumps(value))
 
     kept_as_last(iou=0.9)
-    done = command("sdi-parity", *given, "--against", store, "--record", store, "--release", "1.2", "--json")
+    done = command("sdi-parity", *given, "--baseline", store, "--record", store, "--release", "1.2", "--json")
     assert done.returncode == 0, done.stderr
     (runner,) = json.loads(done.stdout)["runners"]
     assert runner["against"]["release"] == "1.1"
@@ -294,6 +309,7 @@ def test_from_release_to_release_on_the_command_line(tmp_path: Path) -> None:
     kept_as_last(iou=1.5)
     done = command("sdi-parity", *given, "--against", store, "--record", store, "--release", "1.3", "--report", report)
     assert done.returncode == 1
+    assert "--against is now --baseline" in done.stderr
     words = "worse than release 1.1: iou was 1.5 and is 1, under 1.49"
     assert words in done.stderr
     assert not (store / "minet-fp32-onnx-1.3.json").exists()  # what fails is no release
@@ -303,11 +319,11 @@ def test_from_release_to_release_on_the_command_line(tmp_path: Path) -> None:
 
 def test_wrong_use_is_told_before_any_work(tmp_path: Path) -> None:
     given = ("--checkpoint", shipped_checkpoint("minet"), "--engine", MINET)
-    done = command("sdi-parity", *given, "--against", tmp_path / "gone")
+    done = command("sdi-parity", *given, "--baseline", tmp_path / "gone")
     assert (done.returncode, "cannot read store" in done.stderr) == (2, True)
     done = command("sdi-parity", "--plot", tmp_path / "page.html")
-    assert (done.returncode, "give --against STORE or --record STORE" in done.stderr) == (2, True)
-    done = command("sdi-parity", "--plot", tmp_path / "page.html", "--against", tmp_path)
+    assert (done.returncode, "give --baseline STORE or --record STORE" in done.stderr) == (2, True)
+    done = command("sdi-parity", "--plot", tmp_path / "page.html", "--baseline", tmp_path)
     assert (done.returncode, "has no record to plot" in done.stderr) == (2, True)
     done = command("sdi-parity", *given, "--record", tmp_path, "--release", "a/b")
     assert (done.returncode, "cannot be part of a file's name" in done.stderr) == (2, True)

@@ -1,8 +1,9 @@
-"""Runners: whatever answers raw probabilities to frames, in PyTorch or in ONNX Runtime."""
+"""Runners answer raw probabilities to frames, in PyTorch or in ONNX Runtime; an `InputSpec` says which frames."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,55 @@ import onnx
 import onnxruntime
 import torch
 
-from sdi.export.onnx_model import PROBABILITY, rounding_part
+from sdi.export.onnx_model import PROBABILITY, rounding_part, with_probability_output
 from sdi.runtime.common.errors import DeviceError, InputError, first_line
+from sdi.runtime.common.images import resize_image
 from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 
-__all__ = ["Runner", "rounder_from_onnx", "runner_from_checkpoint", "runner_from_module", "runner_from_onnx"]
+__all__ = [
+    "InputSpec",
+    "Runner",
+    "rounder_from_onnx",
+    "runner_from_checkpoint",
+    "runner_from_module",
+    "runner_from_onnx",
+]
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, 3) uint8 BGR at the engine's frame size -> (N, H, W) float32 probabilities."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model's input `frame` is: its size, its batch, its layout."""
+
+    frame_hw: tuple[int, int] | None  # None: any
+    batch: int | None = 1  # None: any
+    planar: bool = False  # float32 [N, 3, H, W] instead of uint8 [N, H, W, 3]
+
+    def frame(self, image: np.ndarray) -> np.ndarray:
+        """A picture, (H, W, 3) uint8 BGR, fitted as the runtime does: (H', W', 3) uint8."""
+        return np.ascontiguousarray(resize_image(image, self.frame_hw or image.shape[:2]))
+
+    def frames(self, images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+        """Named pictures, each fitted."""
+        return ((name, self.frame(image)) for name, image in images)
+
+    def tensor(self, frames: np.ndarray) -> np.ndarray:
+        """The input tensor of frames, (N, H, W, 3) uint8; a fixed batch is filled by repeating."""
+        filled = np.repeat(frames, self.batch or 1, axis=0)
+        return np.ascontiguousarray(filled.transpose(0, 3, 1, 2), np.float32) if self.planar else filled
+
+    def runner(self, model: onnx.ModelProto, device: str = "cpu") -> Runner:
+        """A model in ONNX Runtime, on "cpu" or "cuda"; `model` is left as it was."""
+        if self.planar:
+            run = runner_from_onnx(model, None, device)
+            return lambda frames: run(self.tensor(frames))[: len(frames), 0]
+        probing = onnx.ModelProto()
+        probing.CopyFrom(model)
+        return runner_from_onnx(with_probability_output(probing), self.batch, device)
 
 
 def runner_from_checkpoint(checkpoint: Checkpoint) -> Runner:

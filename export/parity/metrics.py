@@ -1,45 +1,45 @@
-"""The figures that tell how far an engine's maps are from the reference's, on raw probabilities."""
+"""The metrics of parity: how far an engine's maps are from the reference's, on raw probabilities."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from sdi.export.parity.result import PictureMetrics
 from sdi.runtime.inspection.defects import Blob, DefectRule, find_blobs
 
-__all__ = ["FIGURES", "QUANTILES", "Figure", "Parity", "region_agreement", "to_levels"]
+__all__ = ["METRICS", "QUANTILES", "Metric", "Parity", "region_agreement", "to_levels"]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """What a figure is called, and which side of a bound is good."""
+class Metric:
+    """What a metric is called, and which side of a bound is good."""
 
     title: str
     at_least: bool = False  # more is better
 
 
-FIGURES = {
-    "max": Figure("max difference"),
-    "p999": Figure("p99.9 difference"),
-    "mean": Figure("mean difference"),
-    "iou": Figure("mask IoU", at_least=True),
-    "regions": Figure("region agreement", at_least=True),
-    "saturation": Figure("saturation, |slope - 1|"),
-    "quantile": Figure("quantile shift"),
-    "peak": Figure("peak shift"),
-    "rounding": Figure("gray level off 255 x probability"),
-    "S_lost": Figure("S-measure lost"),
-    "F_lost": Figure("max F-measure lost"),
-    "E_lost": Figure("max E-measure lost"),
-    "MAE_gained": Figure("MAE gained"),
-    "clean": Figure("clean steel taken for a defect"),
-    "clean_worst": Figure("clean steel, worst patch"),
-    "clean_strip": Figure("clean strip, drawn"),
-    "clean_gained": Figure("clean steel, more than PyTorch"),
+METRICS = {
+    "max": Metric("max difference"),
+    "p999": Metric("p99.9 difference"),
+    "mean": Metric("mean difference"),
+    "iou": Metric("mask IoU", at_least=True),
+    "regions": Metric("region agreement", at_least=True),
+    "saturation": Metric("saturation, |slope - 1|"),
+    "quantile": Metric("quantile shift"),
+    "peak": Metric("peak shift"),
+    "rounding": Metric("gray level off 255 x probability"),
+    "S_lost": Metric("S-measure lost"),
+    "F_lost": Metric("max F-measure lost"),
+    "E_lost": Metric("max E-measure lost"),
+    "MAE_gained": Metric("MAE gained"),
+    "clean": Metric("clean steel taken for a defect"),
+    "clean_worst": Metric("clean steel, worst patch"),
+    "clean_strip": Metric("clean strip, drawn"),
+    "clean_gained": Metric("clean steel, more than PyTorch"),
 }
-"""Figures that can have a bound; scores only where truth is given, `clean` ones where clean steel is looked at."""
+"""Metrics that can have a bound; scores only where truth is given, `clean` ones where clean steel is looked at."""
 
 QUANTILES = (1.0, 5.0, 25.0, 50.0, 75.0, 95.0, 99.0, 99.9)  # per cent of all pixels
 MIN_REGION = 16  # pixels: smaller ones come and go with a rounding
@@ -59,11 +59,11 @@ class Parity:
 
     Attributes:
         threshold: probability from which a pixel belongs to a mask.
-        pictures: name, pixels, max, mean, iou, regions and peak of each.
+        pictures: the metrics of each.
     """
 
     threshold: float = 0.5
-    pictures: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[PictureMetrics] = field(default_factory=list)
     _differences: np.ndarray = field(default_factory=lambda: np.zeros(len(_EDGES) - 1, np.int64))
     _values: np.ndarray = field(default_factory=lambda: np.zeros((2, _BINS), np.int64))  # reference's, engine's
     _both: int = 0
@@ -72,7 +72,7 @@ class Parity:
     _regions: int = 0
 
     def update(self, name: str, reference: np.ndarray, engine: np.ndarray) -> None:
-        """Add one picture: (H, W) float32 probabilities of both. What is no number differs by 1."""
+        """Add one picture: (H, W) float32 probabilities of both. A value that is not finite differs by 1."""
         difference = np.abs(engine.astype(np.float64) - reference.astype(np.float64))
         difference[~np.isfinite(difference)] = 1.0
         masks = reference >= self.threshold, engine >= self.threshold
@@ -85,25 +85,25 @@ class Parity:
         self._both, self._either = self._both + both, self._either + either
         self._partnered, self._regions = self._partnered + partnered, self._regions + regions
         self.pictures.append(
-            {
-                "name": name,
-                "pixels": difference.size,
-                "max": float(difference.max()),
-                "mean": float(difference.mean()),
-                "iou": both / either if either else 1.0,
-                "regions": partnered / regions if regions else 1.0,
-                "peak": abs(float(maps[1].max()) - float(maps[0].max())),
-            }
+            PictureMetrics(
+                name=name,
+                pixels=difference.size,
+                max=float(difference.max()),
+                mean=float(difference.mean()),
+                iou=both / either if either else 1.0,
+                regions=partnered / regions if regions else 1.0,
+                peak=abs(float(maps[1].max()) - float(maps[0].max())),
+            )
         )
 
     @property
     def max(self) -> float:
-        return max(picture["max"] for picture in self.pictures)
+        return max(picture.max for picture in self.pictures)
 
     @property
     def mean(self) -> float:
-        pixels = sum(picture["pixels"] for picture in self.pictures)
-        return sum(picture["mean"] * picture["pixels"] for picture in self.pictures) / pixels
+        pixels = sum(picture.pixels for picture in self.pictures)
+        return sum(picture.mean * picture.pixels for picture in self.pictures) / pixels
 
     @property
     def p999(self) -> float:
@@ -135,21 +135,21 @@ class Parity:
 
     @property
     def quantile(self) -> float:
-        """Greatest distance of an engine's quantile from the reference's at the same rank, give or take 0.5 %.
+        """Maximum distance of an engine's quantile from the reference's at the same rank, give or take 0.5 %.
 
         The room in rank is for maps that are nearly black and white, where a quantile at the step between them says
         nothing.
         """
         ranks = np.array(QUANTILES) / 100
         engine = self._quantiles(1, ranks)
-        least = self._quantiles(0, (ranks - _RANK_ROOM).clip(0, 1))
-        greatest = self._quantiles(0, (ranks + _RANK_ROOM).clip(0, 1))
-        return float(np.maximum(np.maximum(least - engine, engine - greatest), 0.0).max())
+        low = self._quantiles(0, (ranks - _RANK_ROOM).clip(0, 1))
+        high = self._quantiles(0, (ranks + _RANK_ROOM).clip(0, 1))
+        return float(np.maximum(np.maximum(low - engine, engine - high), 0.0).max())
 
     @property
     def peak(self) -> float:
-        """Greatest change of a picture's greatest probability: what a stretch of each map to 0..1 does to dark ones."""
-        return max(picture["peak"] for picture in self.pictures)
+        """Maximum change of a picture's maximum probability. A stretch of each map to 0..1 changes it in dark maps."""
+        return max(picture.peak for picture in self.pictures)
 
     def quantiles(self) -> dict[str, dict[str, float]]:
         """Probabilities at `QUANTILES` of all pixels: "reference" and "engine", each per cent -> probability."""
@@ -160,7 +160,7 @@ class Parity:
         }
 
     def to_dict(self) -> dict[str, float]:
-        """All figures, and the slope that `saturation` comes from."""
+        """All metrics, and the slope that `saturation` comes from."""
         slope = self.slope
         return {
             "max": self.max,

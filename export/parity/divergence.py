@@ -1,4 +1,7 @@
-"""Where an engine leaves PyTorch: bisection over the layers, the engine up to one and PyTorch from there on."""
+"""The first layer at which an engine leaves PyTorch, found by bisection.
+
+The engine computes up to a layer, and PyTorch computes the rest.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,24 @@ import onnx
 import onnxruntime
 import torch
 
-from sdi.export.feed import Feed
 from sdi.export.onnx_model import PROBABILITY, FrameShape, program_from_module
-from sdi.export.parity.contenders import Contender
+from sdi.export.parity.candidates import Candidate
+from sdi.export.parity.result import Divergence, Layer
+from sdi.export.runners import InputSpec
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
 
-__all__ = ["TracedNetwork", "first_difference", "tensor_error"]
+__all__ = ["TracedNetwork", "first_divergence", "tensor_error"]
 
 _NOTHING = 1e-6  # RMS of two maps' difference that float32 itself brings about
 _STANDS_OUT = 0.25  # share of the difference that one layer must bring
 
 
 def tensor_error(reference: np.ndarray, engine: np.ndarray) -> float:
-    """How far a tensor is off: of the worst channel, the norm of the difference over the channels' mean norm.
+    """Relative error of a tensor: the norm of the worst channel's difference over the channels' mean norm.
 
     One bad channel among many shows, and one that is silent in both does not divide by zero.
 
@@ -44,62 +48,65 @@ def tensor_error(reference: np.ndarray, engine: np.ndarray) -> float:
     return float(off / norm) if norm else float(off > 0)
 
 
-def first_difference(network: TracedNetwork, contender: Contender, image: np.ndarray) -> dict[str, Any]:
-    """The layer at which an ONNX engine leaves the network in PyTorch, float32.
+def first_divergence(network: TracedNetwork, candidate: Candidate, name: str, image: np.ndarray) -> Divergence:
+    """Find the layer at which an ONNX file leaves the network in PyTorch, float32.
 
-    The engine computes up to a layer and PyTorch goes on from its tensors; how far the map is then off tells what the
-    engine did up to there. The layer wanted is the one at which that reaches half of what the whole engine does. What
-    each layer adds to a difference in half or in INT8 by rounding is thereby weighed by what it does to the map.
+    The engine computes up to a layer. PyTorch takes over its tensors and computes the map. The map's error then shows
+    what the engine did wrong up to that layer. The layer wanted is the one at which this error reaches half of the
+    whole engine's. In half and INT8 every layer rounds, so each is weighed by its effect on the map.
 
     Args:
-        network: of the checkpoint, traced for the contender's feed.
-        image: (H, W, 3) uint8 BGR.
-    Returns:
-        "layer": path of the module, or None where no layer alone brings a quarter of the difference; "tensor", "op";
-        "share" of the difference that it brings; "error" and "inputs_error", see `tensor_error`, of its output and of
-        what goes into it; "map": RMS of the map's difference; "layers": how many there are; "examined": a row of
-        layer, tensor, op, error and map for each layer looked at.
+        network: of the checkpoint, traced for the candidate's input.
+        name, image: the picture, (H, W, 3) uint8 BGR, and what it is called.
     Raises:
         InputError: the graph's tensors are not named as this sdi and this PyTorch name them.
     """
-    assert contender.file is not None
-    search = _Search(network, onnx.load(contender.file), contender.feed, image)
+    assert candidate.file is not None
+    search = _Search(network, onnx.load(candidate.file), candidate.spec, image)
     if not search.tensors or search.misnamed():
         raise InputError(
-            f"the layers of {contender.file} have other names than this sdi gives them; export it again to look into it"
+            f"the layers of {candidate.file} have other names than this sdi gives them; export it again to look into it"
         )
     low, high = -1, len(search.tensors) - 1  # the last layer that changes little, the first that changes much
     whole = search.map_error(high)
-    found: dict[str, Any] = {"layer": None, "map": whole, "layers": len(search.tensors)}
-    if not whole <= _NOTHING:
-        while high - low > 1:
-            middle = (low + high) // 2
-            if search.map_error(middle) >= whole / 2:
-                high = middle
-            else:
-                low = middle
-        before = search.map_error(low) if low >= 0 else 0.0
-        share = min(1.0, (search.map_error(high) - before) / whole)
-        tensor = search.tensors[high]
-        found |= search.describe(tensor) | {"share": share, "inputs_error": search.inputs_error(tensor)}
-        if share < _STANDS_OUT:
-            found["layer"] = None
-    found["examined"] = [search.describe(search.tensors[i]) | {"map": search.maps[i]} for i in sorted(search.maps)]
-    return found
+    if whole <= _NOTHING:
+        return Divergence(name, whole, len(search.tensors), search.examined())
+    while high - low > 1:
+        middle = (low + high) // 2
+        if search.map_error(middle) >= whole / 2:
+            high = middle
+        else:
+            low = middle
+    before = search.map_error(low) if low >= 0 else 0.0
+    share = min(1.0, (search.map_error(high) - before) / whole)
+    inputs_error = search.inputs_error(search.tensors[high])
+    found = search.layer(high)
+    return Divergence(
+        name,
+        whole,
+        len(search.tensors),
+        search.examined(),
+        layer=found.layer if share >= _STANDS_OUT else None,
+        tensor=found.tensor,
+        op=found.op,
+        share=share,
+        error=found.error,
+        inputs_error=inputs_error,
+    )
 
 
 class _Search:
-    """An engine's graph and the traced network beside each other, and what was found out of both.
+    """An engine's graph and the traced network beside each other, and the errors measured so far.
 
     Attributes:
         tensors: those that both have, in the order they are computed in.
         maps: index of a tensor -> `map_error`, of those that were asked for.
     """
 
-    def __init__(self, network: TracedNetwork, model: onnx.ModelProto, feed: Feed, image: np.ndarray) -> None:
+    def __init__(self, network: TracedNetwork, model: onnx.ModelProto, spec: InputSpec, image: np.ndarray) -> None:
         self._model = model
-        self._frame = feed.fed(feed.frame(image)[None])
-        self._frames = torch.from_numpy(np.repeat(feed.frame(image)[None], feed.batch or 1, axis=0))
+        self._frame = spec.tensor(spec.frame(image)[None])
+        self._frames = torch.from_numpy(np.repeat(spec.frame(image)[None], spec.batch or 1, axis=0))
         self._network = network
         self._answer, _ = network.run(self._frames)
         self._makers = {output: node for node in model.graph.node for output in node.output}
@@ -110,7 +117,7 @@ class _Search:
         self.maps: dict[int, float] = {}
 
     def map_error(self, index: int) -> float:
-        """RMS of the map's difference when the engine computes `tensors` up to `index` and PyTorch the rest."""
+        """RMS of the map's difference when the engine computes up to `tensors[index]` and PyTorch the rest."""
         if index not in self.maps:
             crossing = self._network.crossing(self.tensors[: index + 1])
             given = self._from_engine({*crossing, self.tensors[index]})
@@ -120,14 +127,15 @@ class _Search:
             self.maps[index] = float(np.sqrt(off.mean())) if np.isfinite(off).all() else 1.0
         return self.maps[index]
 
-    def describe(self, tensor: str) -> dict[str, Any]:
-        """The layer that a tensor comes from, and how far it is off."""
-        return {
-            "layer": self._network.layers[tensor],
-            "tensor": tensor,
-            "op": self._makers[tensor].op_type,
-            "error": self._errors[tensor],
-        }
+    def layer(self, index: int) -> Layer:
+        """The layer that one of `tensors` comes from, with its errors; `map_error` was asked for it before."""
+        tensor = self.tensors[index]
+        op = self._makers[tensor].op_type
+        return Layer(self._network.layers[tensor], tensor, op, self._errors[tensor], self.maps[index])
+
+    def examined(self) -> tuple[Layer, ...]:
+        """Every layer that `map_error` was asked for, in the order they are computed in."""
+        return tuple(self.layer(index) for index in sorted(self.maps))
 
     def misnamed(self) -> bool:
         """Whether a tensor comes from weights of another layer than in the network, as another exporter counts."""
@@ -142,7 +150,7 @@ class _Search:
         return False
 
     def inputs_error(self, tensor: str) -> float:
-        """Greatest error of the nearest tensors upstream that both have; 0 where there is none."""
+        """Maximum error of the nearest tensors upstream that both have; 0 where there is none."""
         stops = set(self.tensors)
         found = [name for source in self._makers[tensor].input for name in self._upstream(source, stops) & stops]
         self._note_errors(self._from_engine({name for name in found if name not in self._errors}))
@@ -195,12 +203,12 @@ class TracedNetwork:
         SdiError: PyTorch's exporter failed.
     """
 
-    def __init__(self, checkpoint: Checkpoint, feed: Feed) -> None:
-        network, dynamic = deploy_form(load_network(checkpoint)), feed.frame_hw is None
+    def __init__(self, checkpoint: Checkpoint, spec: InputSpec) -> None:
+        network, dynamic = deploy_form(load_network(checkpoint)), spec.frame_hw is None
         resizes = True if dynamic else None
         module = EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True, resizes=resizes)
-        frame_hw = feed.frame_hw or checkpoint.input_hw
-        shape = FrameShape(*frame_hw, batch=feed.batch or 1, dynamic=dynamic, free_batch=feed.batch is None)
+        frame_hw = spec.frame_hw or checkpoint.input_hw
+        shape = FrameShape(*frame_hw, batch=spec.batch or 1, dynamic=dynamic, free_batch=spec.batch is None)
         exported = program_from_module(module, shape).exported_program
         assert exported is not None
         self._module = exported.module()
