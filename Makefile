@@ -21,6 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests/calibration tests/export tests/parity
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
