@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 VENV_FLAGS := $(if $(filter aarch64,$(shell uname -m)),--system-site-packages)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format bench dist clean docs/demo.png
+.PHONY: demo test test-jetson lint format bench dist clean docs/demo.png
 
 # The lean runtime alone: no torch.
 demo: $(VENV)/.runtime
@@ -17,10 +17,15 @@ demo: $(VENV)/.runtime
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# What can be tried of a Jetson without one; as root on Debian, with the packages of tools/debian-packages.txt.
+test-jetson: $(VENV)/.dev
+	$(BIN)/python -m tools.jetson
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy tools
 	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests/calibration tests/export tests/parity
 
 format: $(VENV)/.dev

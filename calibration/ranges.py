@@ -141,14 +141,14 @@ def _histogram_limits(
 
     kind = calibrate.EntropyCalibrater if method == "entropy" else calibrate.PercentileCalibrater
     # As many bins as ONNX Runtime's search through them allows in a second a tensor.
-    options = {"num_bins": _ENTROPY_BINS} if method == "entropy" else {}
+    options: dict[str, Any] = {"num_bins": _ENTROPY_BINS} if method == "entropy" else {}
     # ONNX Runtime's tools print what they do, and write files where they are told.
     with tempfile.TemporaryDirectory(prefix="sdi-ranges-") as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
         with contextlib.redirect_stdout(io.StringIO()):
             scratch = str(Path(folder) / "augmented.onnx")
-            calibrator = kind(str(path), augmented_model_path=scratch, symmetric=True, **options)
+            calibrator: Any = kind(str(path), augmented_model_path=scratch, symmetric=True, **options)
             _, infos = calibrator.select_tensors_to_calibrate(calibrator.model)
             calibrator.select_tensors_to_calibrate = lambda model: (set(maximum), infos)
             calibrator.augment_graph()

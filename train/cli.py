@@ -41,6 +41,14 @@ def train_command(
         Path | None,
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_DATA),
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option(
+            "--trust-masks",
+            help="Take masks that mark more than half of all pixels, or none, which are refused otherwise.",
+            rich_help_panel=_DATA,
+        ),
+    ] = False,
     mm_per_pixel: Annotated[
         float | None,
         typer.Option(
@@ -228,6 +236,7 @@ def train_command(
             resume=resume,
             output=output,
             compiled=compiled,
+            trust_masks=trust_masks,
         )
     )
     outcome = run_training(plan, Devices(device, devices, threads), limit_steps, ConsoleProgress())

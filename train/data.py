@@ -6,6 +6,7 @@ Nothing is skipped silently: what does not fit is one error naming the files.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ __all__ = [
     "load_samples",
     "read_split",
     "read_truth",
+    "refuse_doubtful_masks",
     "splits_at",
 ]
 
@@ -36,6 +38,7 @@ LAYOUTS = {
     "orssd": "'train-images' and 'train-labels'",  # EORSSD's as well
 }
 _SPLITS = ("train", "test")
+_MOSTLY_DEFECT = 0.5  # of the pixels; of SD-saliency-900 it is .12
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,23 @@ def read_truth(path: Path) -> np.ndarray:
     if 0 < brightest < 128:
         raise InputError(f"mask {path} holds values 0..{brightest}; expected 0 and 255")
     return np.where(mask >= 128, np.uint8(255), np.uint8(0))
+
+
+def refuse_doubtful_masks(masks: Iterable[np.ndarray]) -> None:
+    """Make sure that masks, (H, W) uint8 of 0 and 255 each, can be what they should: defects on steel.
+
+    Raises:
+        InputError: more than half of the pixels, on average, are a defect, or not a single one is.
+    """
+    shares = [float((mask > 0).mean()) for mask in masks]
+    trust = "if they are right as they are, pass --trust-masks"
+    if not any(shares):
+        raise InputError(f"none of {len(shares)} masks shows a defect; expected 255 where there is one; {trust}")
+    if (mean := sum(shares) / len(shares)) > _MOSTLY_DEFECT:
+        raise InputError(
+            f"on average {mean:.0%} of a mask is a defect: are the {len(shares)} masks inverted? Expected 255 where "
+            f"there is a defect and 0 elsewhere; {trust}"
+        )
 
 
 def hold_out(pairs: list[Pair], fraction: float, seed: int) -> tuple[list[Pair], list[Pair]]:

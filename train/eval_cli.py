@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,14 @@ def eval_command(
         Path | None,
         typer.Option(help="Folder of masks (0 and 255) with the pictures' stems.", rich_help_panel=_AGAINST),
     ] = None,
+    trust_masks: Annotated[
+        bool,
+        typer.Option(
+            "--trust-masks",
+            help="Take masks that mark more than half of all pixels, or none, which are refused otherwise.",
+            rich_help_panel=_AGAINST,
+        ),
+    ] = False,
     clean: Annotated[
         Path | None,
         typer.Option(
@@ -85,6 +94,14 @@ def eval_command(
         float,
         typer.Option(help="Probability from which clean steel counts as a false positive.", rich_help_panel=_AGAINST),
     ] = 0.5,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT",
+            help="Folder that an earlier --report wrote for the same pictures: what changed since, picture by picture.",
+            rich_help_panel=_AGAINST,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -135,7 +152,7 @@ def eval_command(
 
     S-measure, F-measure, E-measure and MAE over all pictures, by defect class (the name before its last '_') and by
     failure class (tiny defects, close defects, fine scratches); then the same without the stretch of each map that
-    the papers' tables include. docs/evaluation.md explains every figure.
+    the papers' tables include. docs/evaluation.md explains every column.
 
     Examples:
 
@@ -144,6 +161,8 @@ def eval_command(
       sdi-eval --maps maps --images strip/images --masks strip/masks --json
 
       sdi-eval --checkpoint best.pt --data SD-saliency-900 --clean strip/good --compare theirs=their-maps
+
+      sdi-eval --checkpoint best.pt --images strip/images --masks strip/masks --report after --baseline before
     """
     if complexity:
         _show_complexity(json)
@@ -161,15 +180,22 @@ def eval_command(
     from sdi.runtime.common.images import list_images
     from sdi.runtime.common.output_folder import claim_folder
     from sdi.runtime.engine.tiling import Tiling, parse_tile
-    from sdi.train.data import find_pairs
+    from sdi.train.data import choose_layout, find_pairs, read_truth, refuse_doubtful_masks
+    from sdi.train.evaluation.baseline import keep_evaluation, read_baseline
     from sdi.train.evaluation.maps import NetworkOptions, compared_maps
+    from sdi.train.evaluation.paper_tables import dataset_of
+    from sdi.train.evaluation.results import Results
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
 
     if images is not None or masks is not None:  # SDI_DATA may be set as well
         data, split = None, "all"
     pairs = find_pairs(data, None if split == "all" else split, images=images, masks=masks, layout=layout)
+    if not trust_masks:
+        refuse_doubtful_masks(read_truth(pair.mask) for pair in pairs)
+    test_split = _test_split(data, layout) if split == "all" and data is not None else frozenset()
     clean_pictures = [] if clean is None else list_images(clean)
     _check_names(pairs, clean_pictures)
+    before = None if baseline is None else read_baseline(baseline)
     others = compared_maps(compare or [])
     for other in others:
         other.check([pair.image for pair in pairs])
@@ -187,19 +213,40 @@ def eval_command(
             claim_folder(save_maps, "masks", overwrite, "sdi-eval --save-maps")
         log.print(f"{source.detail}; {len(pairs)} pictures")
         evaluations, clean_steel = _evaluate([source, *others], pairs, clean_pictures, threshold, save_maps, workers)
+    tested = choose_layout(data, layout) if data is not None and split == "test" else None
+    known = dataset_of(test_split or {pair.name for pair in pairs}, tested)
+    results = Results(
+        [replace(each, test_split=test_split) for each in evaluations],
+        clean_steel,
+        f"{split} of {data}" if data is not None else f"{images}",
+        known,
+        before,
+        threshold,
+    )
+    if before is not None:
+        before.changes(results.first)  # refuses what was made of other pictures before anything is written
     files = [] if save_maps is None else [save_maps]
     if csv is not None:
-        write_text(csv, csv_text(evaluations, clean_steel))
+        write_text(csv, csv_text(results))
         files.append(csv)
     if report is not None:
-        described = f"{split} of {data}" if data is not None else f"{images}"
-        files.append(write_report(report, evaluations, clean_steel, described))
+        files.append(write_report(report, results))
+        keep_evaluation(report, results.first)
     if json:
-        print_json({**to_dict(evaluations, clean_steel), "files": [str(path) for path in files]})
+        print_json({**to_dict(results), "files": [str(path) for path in files]})
         return
-    print_tables(evaluations, clean_steel)
+    print_tables(results)
     for path in files:
         log.print(f"wrote {path}")
+
+
+def _test_split(data: Path, layout: str | None) -> frozenset[str]:
+    """Names of the test pictures, where all pictures are scored and the data tells both splits apart."""
+    from sdi.train.data import find_pairs, splits_at
+
+    if set(splits_at(data, layout)) != {"train", "test"}:
+        return frozenset()
+    return frozenset(pair.name for pair in find_pairs(data, "test", layout=layout))
 
 
 def _open_source(checkpoint: Path | None, engine: Path | None, maps: Path | None, options: NetworkOptions) -> MapSource:

@@ -49,6 +49,7 @@ class TrainOptions:
     resume: Path | None = None
     output: Path | None = None
     compiled: bool = False
+    trust_masks: bool = False
 
     def changes(self) -> dict[str, Any]:
         """Recipe fields with their values, from flags and from --set.
@@ -79,6 +80,7 @@ class TrainingPlan:
     keep: tuple[str, ...] = ()  # layers that training for INT8 leaves in high precision
     teachers: tuple[str, ...] = ()  # checkpoints, or names of networks that come with sdi
     compiled: bool = False
+    trust_masks: bool = False  # they may mark more than half of all pixels, or none
     default_recipe: bool = False  # nobody chose a recipe
 
     def __post_init__(self) -> None:
@@ -135,6 +137,7 @@ def plan_training(options: TrainOptions) -> TrainingPlan:
         keep=options.qat_keep,
         teachers=options.teachers,
         compiled=options.compiled,
+        trust_masks=options.trust_masks,
         default_recipe=options.recipe is None and options.qat is None,
     )
 
@@ -170,4 +173,5 @@ def _resumed(options: TrainOptions, resume: Path) -> TrainingPlan:
         resumed=True,
         for_int8="qat" in before.training,
         compiled=options.compiled,
+        trust_masks=True,  # they were judged when the run began
     )

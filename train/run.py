@@ -14,7 +14,7 @@ from sdi.runtime.common.console import log, out
 from sdi.runtime.common.files import ensure_folder
 from sdi.runtime.common.progress import SILENT, Progress
 from sdi.train.allocator import keep_freed_memory
-from sdi.train.data import load_samples
+from sdi.train.data import load_samples, refuse_doubtful_masks
 from sdi.train.devices import Devices, one_voice, open_fabric
 from sdi.train.models import model_spec
 from sdi.train.plan import TrainingPlan
@@ -89,6 +89,8 @@ def _trainer(plan: TrainingPlan, splits: Splits, fabric: Fabric, progress: Progr
     network = network_to_train(plan.model, plan.start, plan.recipe.seed, fabric, plan.pretrained)
     samples, validation = load_samples(splits.train), load_samples(splits.validation)
     refuse_leaks(samples, validation)
+    if not plan.trust_masks:
+        refuse_doubtful_masks(sample.mask for sample in (*samples, *validation))
     setup = Setup(fabric, plan.compiled, plan.data, teachers=teachers_of(plan.teachers, plan.before))
     if plan.start is not None and plan.for_int8:
         # An author's preprocessing may be another than we train with.

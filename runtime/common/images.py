@@ -187,7 +187,7 @@ def _decode(data: bytes, name: str, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"cannot decode image {name}: it is corrupt, or no 8 or 16 bit BMP, PNG, JPEG or TIFF")
     if image.dtype == np.uint16:
-        image = _LEVELS[image]
+        image = _LEVELS[image.astype(np.uint16, copy=False)]
     if image.dtype != np.uint8:
         raise InputError(f"image {name} holds {image.dtype} values; expected 8 or 16 bit integers, convert it first")
     return image

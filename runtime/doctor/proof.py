@@ -32,7 +32,7 @@ def main(provider: str) -> None:
     session = onnxruntime.InferenceSession(PROOF_MODEL, options, providers=[provider])
     if session.get_providers()[0] != provider:
         sys.exit(f"Error: {provider} did not start")
-    (answer,) = session.run(["y"], {"x": np.ones((1, 1, 4, 4), np.float32)})
+    answer = np.asarray(session.run(["y"], {"x": np.ones((1, 1, 4, 4), np.float32)})[0])
     if not np.allclose(answer[0, 0], [_EDGE, _INSIDE, _INSIDE, _EDGE], atol=0.01):
         sys.exit(f"Error: {provider} answers {answer.ravel().tolist()} to a convolution of ones")
 

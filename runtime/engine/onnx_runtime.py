@@ -58,7 +58,7 @@ class OnnxRuntimeEngine(Engine):
     def execute(self, frames: np.ndarray) -> np.ndarray:
         with self._guard.inside(self.path.name):
             try:
-                saliency: np.ndarray = self._session.run(["saliency"], {"frame": frames})[0]
+                saliency = np.asarray(self._session.run(["saliency"], {"frame": frames})[0])
             except Exception as error:
                 raise DeviceError(f"{self.path.name} failed in ONNX Runtime: {first_line(error)}") from error
             return saliency

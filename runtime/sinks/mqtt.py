@@ -36,6 +36,7 @@ class MqttCourier(Courier):
 
     def __init__(self, url: str, station: str) -> None:
         import paho.mqtt.client as mqtt  # an extra
+        from paho.mqtt.enums import CallbackAPIVersion
 
         broker = _parse(url, station)
         self.prefix = broker.prefix
@@ -46,7 +47,7 @@ class MqttCourier(Courier):
         self._acknowledged: set[int] = set()
         self._news = threading.Event()
         self._pending: tuple[int, bytes] | None = None  # published, and not known to have arrived
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv311)
         self._client.on_connect = self._on_connect
         self._client.on_connect_fail = self._on_connect_fail
         self._client.on_disconnect = self._on_disconnect

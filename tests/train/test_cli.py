@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -219,6 +220,21 @@ def test_a_picture_under_two_names_is_not_both_trained_and_validated_on(
             (folder / part / f"{name}.{suffix}").write_bytes(content)
     outcome = run_command(main, *TINY, "--data", folder, "-o", tmp_path / "run")
     assert_one_line(outcome, "1 validation pictures are also trained on: In_")
+
+
+def test_inverted_and_empty_masks_are_refused(run_command: Run, steel: Path, tmp_path: Path) -> None:
+    masks = {path: cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in (steel / "Ground truth").glob("*.png")}
+    for change, told in (
+        (255, "of a mask is a defect: are the 8 masks inverted?"),
+        (0, "none of 8 masks shows a defect"),
+    ):
+        for path, mask in masks.items():
+            cv2.imwrite(str(path), 255 - mask if change else mask * 0)
+        outcome = run_command(main, *TINY, "--data", steel, "-o", tmp_path / "run")
+        assert_one_line(outcome, told, "--trust-masks")
+    trusting = ("--trust-masks", "--data", steel, "--limit-steps", 1, "--val", "none", "-o", tmp_path / "run")
+    assert run_command(main, *TINY, *trusting)[0] == 0
+    assert run_command(main, "--resume", tmp_path / "run", "--device", "cpu", "--limit-steps", 1)[0] == 0
 
 
 def test_a_run_is_not_overwritten(run_command: Run, steel: Path, tmp_path: Path) -> None:

@@ -59,7 +59,42 @@ def test_scores_all_and_each_class(run_command: Run, steel: Path) -> None:
         for row in table.values():  # the truth itself
             assert (row["maxF"], row["MAE"]) == (pytest.approx(1), 0)
     assert [len(result["curves"][name]) for name in ("precision", "recall", "F")] == [256] * 3
-    assert (result["clean"], result["compared"], result["files"]) == (None, {}, [])
+    assert (result["clean"], result["compared"], result["baseline"], result["files"]) == (None, {}, None, [])
+
+
+def test_both_splits_are_groups_where_all_pictures_are_scored(run_command: Run, steel: Path) -> None:
+    result = scores_of(run_command, "--maps", steel / "Ground truth", "--data", steel, "--split", "all")
+    groups = {name: row["pictures"] for name, row in result["scores"].items()}
+    assert groups == {"all": 5, "test split": 3, "training split": 2, "class In": 2, "class Pa": 1, "class Sc": 2}
+
+
+def test_inverted_and_empty_masks_are_refused(run_command: Run, steel: Path) -> None:
+    given = ("--maps", steel / "Ground truth", "--data", steel)
+    masks = {path: read_gray(path) for path in (steel / "Ground truth").glob("*.png")}
+    for change, told in ((255, "are the 3 masks inverted?"), (0, "none of 3 masks shows a defect")):
+        for path, mask in masks.items():
+            write_image(path, 255 - mask if change else mask * 0)
+        code, _, err = run_command(main, *given)
+        assert (code, told in err, "--trust-masks" in err) == (2, True, True), err
+        assert run_command(main, *given, "--trust-masks")[0] == 0
+
+
+def test_before_and_after_of_the_same_pictures(run_command: Run, strip: Path) -> None:
+    """Dark maps before, the engine now: it finds what was drawn."""
+    for path in (strip / "images").iterdir():
+        (strip / "dark").mkdir(exist_ok=True)
+        write_image(strip / "dark" / path.name, np.zeros(cv2.imread(str(path)).shape[:2], np.uint8))
+    before = scores_of(run_command, "--maps", strip / "dark", *data_of(strip), "--report", strip / "before")
+    now = ("--engine", ENGINE, *data_of(strip), "--report", strip / "after", "--baseline", strip / "before")
+    result = scores_of(run_command, *now)
+    assert result["baseline"]["scores"] == before["scores"]
+    assert (result["baseline"]["label"], result["baseline"]["better"], result["baseline"]["worse"]) == ("dark", 3, 0)
+    assert "Before and now" in (strip / "after" / "index.html").read_text()
+    code, out, _ = run_command(main, *now)
+    assert code == 0
+    assert "before (dark) and now: S of 3 pictures is higher, of 0 lower" in out
+    code, _, err = run_command(main, "--maps", strip / "dark", *data_of(strip), "--baseline", strip / "images")
+    assert (code, "is no report of sdi-eval" in err) == (2, True)
 
 
 @pytest.mark.parametrize("source", ["--engine", "--checkpoint"])
@@ -83,7 +118,7 @@ def test_flips_score_the_mean_of_turned_maps(run_command: Run, tmp_path: Path, s
             keep("turned", f"{name}-{turn}-{flip}", cv2.rotate(shown, turns[turn]) if turn else shown)
     network = ENGINE if source == "--engine" else SHIPPED
     for folder, flips in (("turned", ()), ("few", ("--flips",))):
-        given = data_of(tmp_path / folder)
+        given = (*data_of(tmp_path / folder), "--trust-masks")  # they are empty
         scores_of(run_command, source, network, *given, "--batch", 3, "--save-maps", tmp_path / folder / "maps", *flips)
     for name, of in ways.items():
         answers = []
@@ -313,7 +348,7 @@ def test_complexity_needs_no_data(run_command: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sdi.train.complexity, "model_names", lambda: ["minet"])  # all of them take a while
     code, out, _ = run_command(main, "--complexity", "--json")
     assert code == 0
-    (row,) = json.loads(out)
+    (row,) = [row for row in json.loads(out) if row["kind"] == "ours"]
     assert (row["model"], row["paper_parameters"]) == ("minet", 280_000)
     assert row["parameters"] == pytest.approx(277_477, rel=0.001)
     assert "minet" in run_command(main, "--complexity")[1]

@@ -55,8 +55,8 @@ def test_published_maps_score_as_published(steel_data: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_data_file_of_other_methods_says_the_same(name: str) -> None:
-    (row,) = [r for r in paper_rows() if r.kind == "measured" and r.method.split()[0].lower() == name]
-    assert [float(row.figures[key]) for key in SCORE_NAMES] == list(PUBLISHED[name])
+    (row,) = [r for r in paper_rows() if r.origin == "measured" and r.method.split()[0].lower() == name]
+    assert [float(row.metrics[key]) for key in SCORE_NAMES] == list(PUBLISHED[name])
 
 
 def spot() -> np.ndarray:

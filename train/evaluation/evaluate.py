@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +19,25 @@ from sdi.train.evaluation.failure_classes import FAILURE_CLASSES, failure_classe
 from sdi.train.evaluation.maps import MapSource
 from sdi.train.scores import Measured, PictureScores, Scorer, mean_scores
 
-__all__ = ["ALL", "Case", "CleanSteel", "Evaluation", "Keep", "evaluate", "evaluate_clean", "scores_of", "thumbnail"]
+__all__ = [
+    "ALL",
+    "NO_DEFECT",
+    "TEST",
+    "TRAINING",
+    "Case",
+    "CleanSteel",
+    "Evaluation",
+    "Keep",
+    "evaluate",
+    "evaluate_clean",
+    "scores_of",
+    "thumbnail",
+]
 
 ALL = "all"
+TEST = "test split"
+TRAINING = "training split"
+NO_DEFECT = "no defect"
 _THUMBNAIL = 200  # pixels of the longer side: SD-saliency-900's own
 
 Keep = Callable[[str, np.ndarray], None]  # is given a picture's name and map
@@ -34,22 +51,36 @@ class Case:
     measured: Measured
     failures: tuple[str, ...]  # names of its failure classes
     preview: np.ndarray
+    truth_sha256: str  # of the mask's pixels, 0 or 255
+    has_defect: bool  # the mask shows any
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All pictures of one source of maps, in the order of the data set."""
+    """All pictures of one source of maps, in the order of the data set.
+
+    Attributes:
+        test_split: names of the pictures of the test split, where others are scored besides; else empty.
+    """
 
     label: str
     detail: str
     cases: list[Case]
+    test_split: frozenset[str] = frozenset()
 
     def groups(self) -> dict[str, list[Case]]:
-        """Cases by group: all, each defect class that file names tell, each failure class. No group is empty."""
+        """Cases by group: all, both splits, each defect class that file names tell, pictures without a defect where
+        others have one, and each failure class. No group is empty."""
         groups = {ALL: self.cases}
         for case in self.cases:
-            if name := defect_class(case.pair.name):
+            if self.test_split:
+                groups.setdefault(TEST if case.pair.name in self.test_split else TRAINING, []).append(case)
+        for case in self.cases:
+            if case.has_defect and (name := defect_class(case.pair.name)):
                 groups.setdefault(f"class {name}", []).append(case)
+        clean = [case for case in self.cases if not case.has_defect]
+        if 0 < len(clean) < len(self.cases):
+            groups[NO_DEFECT] = clean
         for kind in FAILURE_CLASSES:
             if members := [case for case in self.cases if kind.name in case.failures]:
                 groups[kind.name] = members
@@ -113,7 +144,7 @@ def evaluate(
         InputError: a picture, mask or map is missing, unreadable or of the wrong size; the text names it.
         DeviceError: an engine or a worker failed.
     """
-    gathered: list[tuple[tuple[str, ...], np.ndarray]] = []
+    gathered: list[tuple[tuple[str, ...], np.ndarray, str, bool]] = []
 
     def maps() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for pair, saliency in zip(pairs, source.maps([pair.image for pair in pairs]), strict=True):
@@ -125,14 +156,12 @@ def evaluate(
                 )
             if keep is not None:
                 keep(pair.name, saliency)
-            gathered.append((failure_classes(truth), thumbnail(saliency)))
+            digest = hashlib.sha256(truth.tobytes()).hexdigest()
+            gathered.append((failure_classes(truth), thumbnail(saliency), digest, bool(truth.any())))
             yield saliency, truth
 
     measured = list(progress.track(scorer.measure(maps()), source.label, len(pairs)))
-    cases = [
-        Case(pair, scores, failures, preview)
-        for pair, scores, (failures, preview) in zip(pairs, measured, gathered, strict=True)
-    ]
+    cases = [Case(pair, scores, *known) for pair, scores, known in zip(pairs, measured, gathered, strict=True)]
     return Evaluation(source.label, source.detail, cases)
 
 

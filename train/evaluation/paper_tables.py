@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from sdi.train.scores import SCORE_NAMES
 
-__all__ = ["KINDS", "ORIGINS", "PaperRow", "ablation_rows", "is_papers_test_split", "paper_rows", "remote_sensing_rows"]
+__all__ = [
+    "KINDS",
+    "ORIGINS",
+    "PaperRow",
+    "ablation_rows",
+    "dataset_of",
+    "is_papers_test_split",
+    "paper_rows",
+    "remote_sensing_rows",
+]
 
 _FOLDER = Path(__file__).parent / "papers"
 # SHA-256 of the 360 names in `test.txt`, sorted, one a line: the printed scores hold for these pictures alone.
 _TEST_SPLIT = "f3bc4fcfcd33fdec146d4dc440c9b5eb22c7c77feb548d7b7807dfb5bce6262b"
 _TABLES = {"TSERNet, Table I": "tsernet_table1.csv", "CSEPNet, Table 1": "csepnet_table1.csv"}
+_REMOTE_SENSING = {200: "ORSSD", 600: "EORSSD"}  # by their number of test pictures
 _SAME = {"SUCANet": "SUCA"}  # CSEPNet's name of it -> TSERNet's
 
 # What a method was made for, in the order that reports show.
@@ -98,6 +108,17 @@ def remote_sensing_rows(data: str) -> list[PaperRow]:
         for row in _read("csepnet_table5.csv")
     ]
     return sorted(rows, key=lambda row: -float(row.metrics["S"]))
+
+
+def dataset_of(names: Collection[str], layout: str | None) -> str | None:
+    """The data set whose printed scores hold for these pictures; None: no printed score does.
+
+    SD-saliency-900's test pictures are known by their names. ORSSD and EORSSD, whose pictures are numbered alike, are
+    known by their layout and the number of their test pictures.
+    """
+    if is_papers_test_split(names):
+        return "SD-saliency-900"
+    return _REMOTE_SENSING.get(len(names)) if layout == "orssd" else None
 
 
 def is_papers_test_split(names: Iterable[str]) -> bool:

@@ -1,46 +1,77 @@
-"""Evaluations in figures: on the terminal, as plain values for JSON, and as CSV."""
+"""Scores as tables on the terminal, as plain values for JSON, and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
 
 from sdi.runtime.common.console import out
-from sdi.train.evaluation.evaluate import ALL, CleanSteel, Evaluation, scores_of
+from sdi.train.evaluation.baseline import Baseline
+from sdi.train.evaluation.evaluate import ALL, Evaluation, scores_of
+from sdi.train.evaluation.results import Results
 from sdi.train.scores import SCORE_NAMES, mean_curves, mean_scores
 
-__all__ = ["CSV_HEADER", "csv_text", "print_tables", "to_dict"]
+__all__ = ["CSV_HEADER", "before_and_now", "csv_text", "print_tables", "to_dict"]
 
 CSV_HEADER = ("maps", "rows", "name", "stretched", "pictures", *SCORE_NAMES, "false_positive_area")
 
 
-def print_tables(evaluations: Sequence[Evaluation], clean: CleanSteel | None) -> None:
+def print_tables(results: Results) -> None:
     """All tables for people, on stdout."""
-    first, *others = evaluations
+    first, clean = results.first, results.clean
     _print_table(first.table())
     out.print("\nnot stretched, as a camera sees it")
     _print_table(first.table(stretched=False))
-    if others:
+    if len(results.evaluations) > 1:
         out.print("\nbeside others, all pictures")
-        _print_table({evaluation.label: evaluation.table()[ALL] for evaluation in evaluations})
+        _print_table({evaluation.label: evaluation.table()[ALL] for evaluation in results.evaluations})
+    if results.baseline is not None:
+        better, worse = results.baseline.counts(first)
+        out.print(f"\nbefore ({results.baseline.label}) and now: S of {better} pictures is higher, of {worse} lower")
+        _print_table(before_and_now(results.baseline, first))
     if clean is not None:
-        figures = clean.to_dict()
+        pictures = sum(area > 0 for area in clean.areas.values())
         out.print(
-            f"\nclean steel, {figures['pictures']} pictures at threshold {clean.threshold:g}: {clean.mean:.4%} of a "
-            f"picture is taken for a defect, at worst {clean.worst[1]:.4%} ({clean.worst[0]}); "
-            f"{figures['pictures_with_any']} have any"
+            f"\nclean steel, {len(clean.areas)} pictures at threshold {clean.threshold:g}: {clean.mean:.4%} of a "
+            f"picture is taken for a defect, at worst {clean.worst[1]:.4%} ({clean.worst[0]}); {pictures} have any"
         )
 
 
-def to_dict(evaluations: Sequence[Evaluation], clean: CleanSteel | None) -> dict[str, Any]:
-    """The first evaluation, those that it is compared with by name, and clean steel."""
-    first, *others = (_one_to_dict(evaluation) for evaluation in evaluations)
-    compared = {other["label"]: other for other in others}
-    return {**first, "clean": None if clean is None else clean.to_dict(), "compared": compared}
+def before_and_now(baseline: Baseline, evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """Three scores of each group that both have: before, now and their difference."""
+    rows: dict[str, dict[str, float]] = {}
+    for group, now in evaluation.table().items():
+        if before := baseline.scores.get(group):
+            rows[group] = {}
+            for name in ("S", "maxF", "MAE"):
+                rows[group] |= {name: before[name], f"{name} now": now[name], f"+{name}": now[name] - before[name]}
+    return rows
+
+
+def to_dict(results: Results) -> dict[str, Any]:
+    """The first evaluation, those that it is compared with by name, what was before, and clean steel."""
+    first, *others = (_one_to_dict(evaluation) for evaluation in results.evaluations)
+    baseline = results.baseline
+    before = None
+    if baseline is not None:
+        better, worse = baseline.counts(results.first)
+        before = {
+            "label": baseline.label,
+            "maps": baseline.detail,
+            "scores": baseline.scores,
+            "unstretched": baseline.unstretched,
+            "better": better,
+            "worse": worse,
+        }
+    return {
+        **first,
+        "clean": None if results.clean is None else results.clean.to_dict(),
+        "compared": {other["label"]: other for other in others},
+        "baseline": before,
+    }
 
 
 def _one_to_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -55,20 +86,20 @@ def _one_to_dict(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def csv_text(evaluations: Sequence[Evaluation], clean: CleanSteel | None) -> str:
+def csv_text(results: Results) -> str:
     """One line a group and one a picture, of each source of maps; then one a defect-free picture."""
     lines = io.StringIO()
     table = csv.DictWriter(lines, CSV_HEADER, lineterminator="\n")
     table.writeheader()
-    for evaluation in evaluations:
+    for evaluation in results.evaluations:
         for stretched in (True, False):
             common = {"maps": evaluation.label, "stretched": int(stretched)}
             for name, row in evaluation.table(stretched=stretched).items():
                 table.writerow({**common, "rows": "group", "name": name, **row})
             for case, scores in zip(evaluation.cases, scores_of(evaluation.cases, stretched=stretched), strict=True):
                 table.writerow({**common, "rows": "picture", "name": case.pair.name, **mean_scores([scores])})
-    for name, area in clean.areas.items() if clean else ():
-        table.writerow({"maps": evaluations[0].label, "rows": "clean", "name": name, "false_positive_area": area})
+    for name, area in results.clean.areas.items() if results.clean else ():
+        table.writerow({"maps": results.first.label, "rows": "clean", "name": name, "false_positive_area": area})
     return lines.getvalue()
 
 
@@ -77,5 +108,11 @@ def _print_table(rows: dict[str, dict[str, float]]) -> None:
     for heading in ("", *next(iter(rows.values()))):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(name, *(str(v) if isinstance(v, int) else f"{v:.4f}" for v in row.values()))
+        table.add_row(name, *(_cell(heading, v) for heading, v in row.items()))
     out.print(table)
+
+
+def _cell(heading: str, value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:+.4f}" if heading.startswith("+") else f"{value:.4f}"

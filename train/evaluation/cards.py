@@ -1,0 +1,93 @@
+"""Pictures in a report: a photograph, its mask, a map, and both drawn into the photograph."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sdi.runtime.common.images import read_image
+from sdi.runtime.inspection.defects import gray_level
+from sdi.train.data import read_truth
+from sdi.train.evaluation.baseline import Change
+from sdi.train.evaluation.evaluate import Case, thumbnail
+
+__all__ = ["case_card", "change_card", "data_uri", "outlined"]
+
+TRUTH_BGR = (255, 200, 0)  # cyan
+FOUND_BGR = (0, 120, 255)  # orange
+_ENLARGED = 2  # times, so that an outline covers little
+
+
+def case_card(case: Case, threshold: float) -> dict[str, Any]:
+    """A picture, its truth and its map, and the outlines of both at the threshold."""
+    image, truth = _pictured(case)
+    return {
+        "name": case.pair.name,
+        "s": short(case.measured.stretched.s),
+        "mae": short(case.measured.stretched.mae),
+        # The picture is a photograph; truth and map have to be exact.
+        "panels": [
+            ("picture", _image_uri(image, ".jpg")),
+            ("truth", _image_uri(truth, ".png")),
+            ("map", _image_uri(case.preview, ".png")),
+            ("overlay", _image_uri(outlined(image, truth, case.preview, threshold), ".jpg")),
+        ],
+    }
+
+
+def change_card(change: Change, threshold: float) -> dict[str, Any]:
+    """A picture with the outlines of its truth and of what is found, before and now, and both maps."""
+    image, truth = _pictured(change.case)
+    before, now = change.preview_before, change.case.preview
+    return {
+        "name": change.case.pair.name,
+        "s": f"{short(change.s_before)} → {short(change.case.measured.stretched.s)}",
+        "mae": f"{short(change.mae_before)} → {short(change.case.measured.stretched.mae)}",
+        "panels": [
+            ("map before", _image_uri(before, ".png")),
+            ("overlay before", _image_uri(outlined(image, truth, before, threshold), ".jpg")),
+            ("overlay now", _image_uri(outlined(image, truth, now, threshold), ".jpg")),
+            ("map now", _image_uri(now, ".png")),
+        ],
+    }
+
+
+def outlined(image: np.ndarray, truth: np.ndarray, saliency: np.ndarray, threshold: float) -> np.ndarray:
+    """The picture at twice its size with the outline of the truth in cyan and, over it, of what is found in orange.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        truth, saliency: (H, W) uint8.
+        threshold: probability from which a pixel is found.
+    Returns:
+        (2 H, 2 W, 3) uint8 BGR.
+    """
+    large = cv2.resize(image, None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_LINEAR)
+    for region, colour in ((truth >= 128, TRUTH_BGR), (saliency >= gray_level(threshold), FOUND_BGR)):
+        mask = cv2.resize(region.astype(np.uint8), None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_NEAREST)
+        contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(large, contours, -1, colour, 1)
+    return large
+
+
+def short(value: float) -> str:
+    """Three digits, as the papers write them: .886."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Bytes as an address that a page holds within itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _pictured(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and truth at the preview's size."""
+    return thumbnail(read_image(case.pair.image)), thumbnail(read_truth(case.pair.mask))
+
+
+def _image_uri(image: np.ndarray, suffix: str) -> str:
+    _, data = cv2.imencode(suffix, image)
+    return data_uri("image/jpeg" if suffix == ".jpg" else "image/png", data.tobytes())
