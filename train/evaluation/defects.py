@@ -36,7 +36,9 @@ class OperatingPoints:
     @staticmethod
     def around(threshold: float, min_area: int) -> OperatingPoints:
         """A grid that has this point in it."""
-        return OperatingPoints(tuple(sorted({*_THRESHOLDS, threshold})), tuple(sorted({*_MIN_AREAS, min_area})))
+        return OperatingPoints(
+            tuple(sorted({*_THRESHOLDS, threshold})), tuple(sorted({*_MIN_AREAS, min_area}))
+        )
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,7 @@ class DefectScores:
         t, a = self._own
         found = {name: self._found(share)[:, t, a] for name, share in _SHARES.items()}
         return {
-            name: {
-                "defects": int(members.sum()),
-                **{each: int(is_found[members].sum()) for each, is_found in found.items()},
-            }
+            name: {"defects": int(members.sum()), **{each: int(is_found[members].sum()) for each, is_found in found.items()}}
             for name, members in groups.items()
             if members.any() or name == "all"
         }
@@ -223,9 +222,7 @@ class DefectScores:
             "a_megapixel": regions / megapixels,
         }
         if self.mm_per_pixel is not None:
-            rates["a_square_metre"] = regions / (
-                megapixels * self.mm_per_pixel**2
-            )  # a megapixel of 1 mm is a square metre
+            rates["a_square_metre"] = regions / (megapixels * self.mm_per_pixel**2)  # a megapixel of 1 mm is a square metre
         return rates
 
     def _point(self, t: int, a: int) -> dict[str, float]:
