@@ -82,11 +82,11 @@ def version_of(trt: Any) -> tuple[int, ...]:
 
 
 class LibraryLog:
-    """What a library said since `clear`. `logger` is what the library is given."""
+    """What a library logged since `clear`. The library is given `logger`."""
 
     def __init__(self) -> None:
         self.logger: Any = None
-        self.listener: Callable[[str], None] | None = None  # hears every line
+        self.listener: Callable[[str], None] | None = None  # receives every line
         self.clear()
 
     def clear(self) -> None:
