@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,14 @@ from sdi.export.parity.result import Kind
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module
 from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.images import resize_image
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, verify_file
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
+from sdi.runtime.engine.tiled import run_in_windows
+from sdi.runtime.engine.tiling import Grids, Tiling, TrainedScale
+from sdi.runtime.engine.windows import WindowGrid
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
@@ -41,12 +46,38 @@ class Candidate:
     rounded: bool = False  # its maps come as 8 bits
     notes: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    grids: Grids | None = None  # windows of pictures that are larger than those it was trained on; None: none is cut
+
+    def grid(self, image: np.ndarray) -> WindowGrid | None:
+        """The windows in which it is shown a picture; None: whole."""
+        return None if self.grids is None else self.grids.of((image.shape[0], image.shape[1]))
+
+    def answer(self, run: Runner, image: np.ndarray) -> np.ndarray:
+        """What a runner, its own or the reference, answers to a picture that it is shown as this candidate is.
+
+        Returns:
+            (h, w) float32 probabilities: of a whole picture at the engine's frame size, of windows at the picture's.
+        """
+        grid = self.grid(image)
+        if grid is None:
+            return run(self.spec.frame(image)[None])[0]
+        shown = partial(_shown, run, self.spec)
+        return run_in_windows(image, grid, lambda calls: (shown(window) for call in calls for window in call), 1)
 
 
 def open_candidates(
-    files: Sequence[Path], checkpoint: Checkpoint, checkpoint_file: Path, *, deploy: bool = False, device: str = "cpu"
+    files: Sequence[Path],
+    checkpoint: Checkpoint,
+    checkpoint_file: Path,
+    *,
+    deploy: bool = False,
+    device: str = "cpu",
+    tiling: Tiling | None = None,
 ) -> list[Candidate]:
     """The deploy form, where it is asked for, and an engine from each file or shipped name; see `open_candidate`.
+
+    Args:
+        tiling: how pictures are cut that are larger than those of the training; None: not at all.
 
     Raises:
         InputError: nothing to compare, or a file given twice.
@@ -58,6 +89,8 @@ def open_candidates(
         raise InputError("an engine is given twice; expected each --engine once")
     candidates = [deploy_candidate(checkpoint)] if deploy else []
     candidates += [open_candidate(path, checkpoint, checkpoint_file, device) for path in files]
+    if tiling is not None:
+        candidates = [replace(one, grids=Grids(tiling, _scale(one, checkpoint))) for one in candidates]
     names = [candidate.name for candidate in candidates]
     return [  # two of a name are in two folders
         replace(one, name=str(one.file)) if names.count(one.name) > 1 else one for one in candidates
@@ -84,6 +117,18 @@ def open_candidate(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, de
     if manifest is None or manifest.target == "onnx":
         return _onnx_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file), device)
     return _plan_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file))
+
+
+def _shown(run: Runner, spec: InputSpec, window: np.ndarray) -> np.ndarray:
+    """The map of one window, at its size."""
+    return resize_image(run(spec.frame(window)[None])[0], (window.shape[0], window.shape[1]))
+
+
+def _scale(candidate: Candidate, checkpoint: Checkpoint) -> TrainedScale:
+    manifest = None if candidate.file is None else read_manifest(candidate.file)
+    if manifest is None:  # the deploy form
+        return TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw)
+    return TrainedScale.of_engine(manifest, candidate.spec.frame_hw)
 
 
 def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, checkpoint_file: Path) -> Manifest:

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdi.export.parity.candidates import Candidate, open_candidates
 from sdi.export.parity.clean import CleanAreas, CleanPatch, clean_areas, worst_patch_picture
 from sdi.export.parity.comparison import Comparison, Measurement
@@ -24,6 +26,7 @@ from sdi.runtime.common.files import sha256_of
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.output_folder import claim_folder, safe_name
 from sdi.runtime.common.progress import SILENT, Progress
+from sdi.runtime.engine.tiling import Tiling
 from sdi.train.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["GateRequest", "run_gate"]
@@ -47,6 +50,7 @@ class GateRequest:
     bisect: bool = False  # look for the first layer of each ONNX file that differs
     overwrite: bool = False  # `evidence` may hold files that are not ours
     clean: Sequence[CleanPatch] = ()  # defect-free steel, of which next to nothing may be taken for a defect
+    tiling: Tiling | None = None  # of pictures that are larger than those of the training; None: none is cut
 
 
 def run_gate(request: GateRequest, pictures: Pictures, progress: Progress = SILENT) -> GateResult:
@@ -60,7 +64,12 @@ def run_gate(request: GateRequest, pictures: Pictures, progress: Progress = SILE
         _claim(request.evidence, request.overwrite)  # before the work
     checkpoint = load_checkpoint(request.checkpoint)
     candidates = open_candidates(
-        request.engines, checkpoint, request.checkpoint, deploy=request.deploy, device=request.device
+        request.engines,
+        checkpoint,
+        request.checkpoint,
+        deploy=request.deploy,
+        device=request.device,
+        tiling=request.tiling,
     )
     try:
         digest = sha256_of(request.checkpoint)
@@ -186,8 +195,17 @@ class _Judge:
             self._traced[spec] = TracedNetwork(self._checkpoint, spec)
         self._progress.log(f"looking for the first layer of {candidate.name} that differs")
         worst = max(range(len(measured.pictures)), key=lambda index: measured.pictures[index].max)
-        name, image = self._pictures.names[worst], self._pictures.picture(worst)
+        name, image = self._pictures.names[worst], self._worst_window(candidate, self._pictures.picture(worst))
         return first_divergence(self._traced[spec], candidate, name, image)
+
+    def _worst_window(self, candidate: Candidate, image: np.ndarray) -> np.ndarray:
+        """What a candidate is shown where it differs most: a window of a picture, or the picture."""
+        grid = candidate.grid(image)
+        if grid is None or candidate.run is None:
+            return image
+        difference = np.abs(candidate.answer(candidate.run, image) - candidate.answer(self._reference, image))
+        worst = max(grid, key=lambda window: np.nan_to_num(difference[window.kept], nan=1.0).max())
+        return np.ascontiguousarray(image[worst.seen])
 
 
 def _claim(folder: Path, overwrite: bool) -> Path:

@@ -13,16 +13,19 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.runtime.doctor.gpu_state import GpuState
     from sdi.runtime.engine.base import Engine
+    from sdi.runtime.engine.tiling import Tiling
 
 __all__ = ["main"]
 
 _DEFAULT_HW = (200, 200)  # of SD-saliency-900, where an engine takes any size
 _COLUMNS = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "frames_per_s", "ratio")
+_WINDOW_COLUMNS = ("windows", "of_bare")
 _GPU_COLUMNS = ("device_p50_ms", "gpu_mhz", "power_mode", "throttled")
 _LOOP_COLUMNS = [
     *("engine", "frames", "frames_per_s", "of_alone"),
@@ -37,11 +40,15 @@ def bench_command(
     ] = None,
     batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4, for engines of any batch.")] = "1",
     frame: Annotated[
-        str | None, typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size.")
+        str | None,
+        typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size, or where --tile cuts them."),
     ] = None,
     size: Annotated[str | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement; they are not counted.")] = 5,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
@@ -52,7 +59,9 @@ def bench_command(
     Several engines take turns within each measurement, so a busy spell of the machine slows all of them. `ratio` is the
     median of the first engine divided by the median of this one: above 1 is faster. The loop takes turns with the
     engine alone; `of_alone` is the rate in the loop divided by the rate alone. `age` is the time from the capture of a
-    frame to its verdict; frames of files wait in a queue first.
+    frame to its verdict; frames of files wait in a queue first. For frames in windows, `of_bare` is the time that the
+    bare engine takes for as many windows, divided by the time of the frame: 1 means that cutting and stitching cost
+    nothing.
 
     On a GPU, the time of a plan on the device is measured too, by CUDA events (upload, network and download). The clock
     of the GPU, and what slows it, are read under load before and after each measurement. A row with `throttled` shows
@@ -66,14 +75,19 @@ def bench_command(
 
       sdi-bench --engine minet-fp32.onnx --engine minet-int8.onnx --batch 1,4 --markdown
 
+      sdi-bench --engine minet --frame 800x2048,1600x2048
+
       sdi-bench --engine minet-fp16.plan --source line.mp4 --json > bench.json
     """
     batches = [_positive(part, "--batch", "1,2,4") for part in batch.split(",")]
     frame = renamed_option("--frame", frame, "--size", size)
-    sizes: list[tuple[int, int]] = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
+    sizes = [_size_hw(part) for part in frame.split(",")] if frame else None
     if json and markdown:
         raise InputError("--json and --markdown exclude each other; give one of them")
-    report = _measure(_Request(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads))
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
+
+    tiling = Tiling(parse_tile(tile), overlap, mm_per_pixel)
+    report = _measure(_Request(engine, source, batches, sizes, tiling, seconds, warmup, device, threads))
     if json:
         print_json(report)
     else:
@@ -84,15 +98,32 @@ def bench_command(
 class _Request:
     """What to measure, and how."""
 
-    paths: list[Path]
+    paths: Sequence[Path]
     source: str | None
-    batches: list[int]
-    sizes: list[tuple[int, int]]
-    size_given: bool
+    batches: Sequence[int]
+    sizes: Sequence[tuple[int, int]] | None  # of frames; None: each engine's own
+    tiling: Tiling
     seconds: float
     warmup: int
     device: str
     threads: int | None
+
+    def frame_hw(self, engine: Engine, size_hw: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Of the frames that an engine is given, where `size_hw` is wanted, or the first of `sizes`."""
+        if self.sizes is None:
+            return engine.frame_hw or _DEFAULT_HW
+        return size_hw or self.sizes[0]
+
+
+def _check(engine: Engine, request: _Request) -> None:
+    for size_hw in request.sizes or ():
+        if engine.frame_hw not in (None, size_hw) and engine.grid(size_hw) is None:
+            raise InputError(
+                f"{engine.path} takes {engine.frame_hw[0]}x{engine.frame_hw[1]} alone; leave --frame out, or let "
+                f"--tile cut frames of {size_hw[0]}x{size_hw[1]} into windows"
+            )
+    if engine.batch is not None and list(request.batches) not in ([1], [engine.batch]):
+        raise InputError(f"{engine.path} takes batches of {engine.batch} alone; leave --batch out")
 
 
 def _measure(request: _Request) -> dict[str, Any]:
@@ -100,31 +131,27 @@ def _measure(request: _Request) -> dict[str, Any]:
 
     from sdi.runtime.bench.loop import measure_loops, measure_source
     from sdi.runtime.bench.measure import describe_machine, measure_start, strip_frames
-    from sdi.runtime.engine.open import open_engine
+    from sdi.runtime.engine.open import open_tiled
     from sdi.runtime.sources.open import open_source
 
-    source, batches, sizes, seconds = request.source, request.batches, request.sizes, request.seconds
     before = describe_machine()
     alone: list[dict[str, Any]] = []
     starts = []
+    source, seconds, device, threads = request.source, request.seconds, request.device, request.threads
+    sizes = request.sizes or [_DEFAULT_HW]
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(path, request.device, request.threads)) for path in request.paths]
+        engines = [stack.enter_context(open_tiled(path, device, threads, request.tiling)) for path in request.paths]
         for opened in engines:
-            if request.size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
-                raise InputError(
-                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --frame out"
-                )
-            if opened.batch is not None and batches not in ([1], [opened.batch]):
-                raise InputError(f"{opened.path} takes batches of {opened.batch} alone; leave --batch out")
+            _check(opened, request)
         progress = stack.enter_context(Progress(console=log, transient=True, disable=not log.is_terminal))
-        work = progress.add_task("", total=len(sizes) * len(batches) + 1 + len(engines))
+        work = progress.add_task("", total=len(sizes) * len(request.batches) + 1 + len(engines))
         for size_hw in sizes:
-            for count in batches:
+            for count in request.batches:
                 progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
-                alone += _measure_alone(engines, size_hw, count, seconds, request.warmup)
+                alone += _measure_alone(engines, [request.frame_hw(each, size_hw) for each in engines], count, request)
                 progress.advance(work)
         progress.update(work, description="engines in the loop")
-        strips = [strip_frames(each.frame_hw or sizes[0]) for each in engines]
+        strips = [strip_frames(request.frame_hw(each)) for each in engines]
         calls = [partial(opened, strip[0]) for opened, strip in zip(engines, strips, strict=True)]
         looks = _looks(engines, calls)
         if source is None:
@@ -139,7 +166,7 @@ def _measure(request: _Request) -> dict[str, Any]:
         progress.advance(work)
         for opened in engines:
             progress.update(work, description=f"{opened.path.name} in a fresh process")
-            start = measure_start(opened.path, request.device, request.threads, opened.frame_hw or sizes[0])
+            start = measure_start(opened.path, device, threads, request.frame_hw(opened))
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
             progress.advance(work)
         names = [str(opened.path) for opened in engines]
@@ -158,29 +185,41 @@ def _measure(request: _Request) -> dict[str, Any]:
 
 
 def _measure_alone(
-    engines: list[Engine], size_hw: tuple[int, int], count: int, seconds: float, warmup: int
+    engines: list[Engine], sizes: list[tuple[int, int]], count: int, request: _Request
 ) -> list[dict[str, Any]]:
-    """One row for each engine; on a GPU with the time on the device, and the GPU's state before and after."""
+    """A row an engine, given frames of its size; on a GPU with its own time, and its state before and after.
+
+    Frames that go in windows are timed from frame to map, in turns with the same number of bare windows.
+    """
     import numpy as np
 
     from sdi.runtime.bench.measure import device_metrics, latency_metrics, strip_frames, time_calls
 
     inputs: list[np.ndarray] = []
-    for opened in engines:
-        frames = strip_frames(opened.frame_hw or size_hw)
-        inputs.append(np.stack([frames[i % len(frames)] for i in range(opened.batch or count)]))
-    calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
+    calls: list[Callable[[], object]] = []
+    bare: dict[int, Callable[[], object]] = {}  # of engines that cut frames into windows, by their place
+    for place, (opened, size_hw) in enumerate(zip(engines, sizes, strict=True)):
+        grid = opened.grid(size_hw)
+        frames = strip_frames(size_hw if grid is None else opened.frame_hw or grid.window_hw)
+        given = np.stack([frames[i % len(frames)] for i in range(opened.batch or count)])
+        inputs.append(given)
+        calls.append(partial(opened.execute, given))
+        if grid is not None:
+            bare[place] = calls[place]
+            calls[place] = partial(opened, strip_frames(size_hw)[0])
     looks = _looks(engines, calls)
-    timed = [
-        latency_metrics(values, len(given))
-        for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
-    ]
+    times = time_calls([*calls, *bare.values()], request.seconds, request.warmup)
+    bare_ms = {place: float(np.median(values)) for place, values in zip(bare, times[len(calls) :], strict=True)}
     facts = _gpu_facts(engines, looks, _looks(engines, calls))
-    rows = []
-    for opened, given, metrics, gpu in zip(engines, inputs, timed, facts, strict=True):
-        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **metrics}
-        row["ratio"] = timed[0]["p50_ms"] / metrics["p50_ms"]
-        rows.append({**row, **gpu, **device_metrics(opened, given)})
+    rows: list[dict[str, Any]] = []
+    for place, (opened, given, size_hw, values) in enumerate(zip(engines, inputs, sizes, times, strict=False)):
+        grid = opened.grid(size_hw)
+        metrics = latency_metrics(values, len(given) if grid is None else 1)
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{size_hw[0]}x{size_hw[1]}", **metrics}
+        row["ratio"] = rows[0]["p50_ms"] / metrics["p50_ms"] if rows else 1.0
+        if grid is not None:
+            row |= {"windows": len(grid), "of_bare": bare_ms[place] / len(given) * len(grid) / metrics["p50_ms"]}
+        rows.append({**row, **facts[place], **device_metrics(opened, given)})
     return rows
 
 
@@ -215,6 +254,8 @@ def _show(report: dict[str, Any], markdown: bool) -> None:
         out.print(f"Other work was running at the start (load {load:.1f}): trust ratios more than times.")
     engines = [_engine_cells(row) for row in report["engines"]]
     columns = ["engine", "batch", "size", *_COLUMNS]
+    if any("windows" in row for row in report["engines"]):
+        columns += _WINDOW_COLUMNS
     in_loop = _LOOP_COLUMNS
     if any("throttled" in row for row in report["engines"]):
         columns += _GPU_COLUMNS
@@ -232,6 +273,8 @@ def _engine_cells(row: dict[str, Any]) -> dict[str, Any]:
     cells["gpu_mhz"] = look.get("clock_mhz")
     cells["power_mode"] = look.get("power_mode")
     cells["throttled"] = _throttled(row)
+    cells["windows"] = row.get("windows", 1)
+    cells["of_bare"] = f"{row['of_bare']:.2f}" if "of_bare" in row else "-"
     return cells
 
 

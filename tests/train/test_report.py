@@ -37,7 +37,7 @@ class Page(HTMLParser):
         self.images: list[tuple[str, str]] = []
         self.links: list[str] = []
         self.data: list[str] = []
-        self.spec(text)
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)

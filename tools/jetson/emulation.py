@@ -69,6 +69,5 @@ def _unpack_root(folder: Path) -> None:
     shutil.rmtree(fetched)
 
 
-
 def _path() -> str:
     return os.environ.get("PATH", "/usr/bin:/bin")
