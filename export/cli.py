@@ -236,7 +236,7 @@ def export_command(
         ),
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show all that the builder says.", rich_help_panel=_BUILDER)
+        bool, typer.Option("--verbose", help="Show the builder's whole log.", rich_help_panel=_BUILDER)
     ] = False,
     random_weights: Annotated[
         bool,

@@ -84,7 +84,8 @@ class Engine(abc.ABC):
     def submit(self, frames: np.ndarray) -> Token:
         """Begin `execute(frames)`: where `slots` is over 1, the device works on while the next call is made ready.
 
-        The frames are read before this returns. A token that is dropped gives its slot back.
+        The frames are read before this returns. A token that is dropped gives its slot back, and a call that fails
+        gives up all that are under way.
 
         Raises:
             InputError: as `execute`; or all slots are under way, so collect one first.
@@ -96,7 +97,7 @@ class Engine(abc.ABC):
         """End a call: wait for its maps, (N, H, W) uint8, a new array. Once for each token, in any order.
 
         Raises:
-            InputError: the token is another engine's, or was collected before.
+            InputError: the token is another engine's, was collected before, or given up when another call failed.
             DeviceError: as `execute`.
         """
         answer: np.ndarray = token.work

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,16 +23,16 @@ from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.export.precision import converted_model
+from sdi.export.precision import Precision, converted_model
 from sdi.export.runners import InputSpec, runner_from_checkpoint
 from sdi.export.traced_model import TracedModel
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
-from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network, shipped_checkpoint
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models import model_names, model_spec
 from sdi.train.models.deploy import deploy_form
-from support import NARROW, lively_checkpoint
+from support import NARROW, lively_checkpoint, shipped_weights
 
 SHIPPED = ("minet", "tsernet-lite")
 # tsernet and tsernet-s are tsernet-xs in other widths.
@@ -49,7 +50,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _checkpoint(name: str, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
     if name in SHIPPED:
-        return replace(load_checkpoint(shipped_checkpoint(name)), input_hw=(128, 128))
+        return replace(load_checkpoint(shipped_weights(name)), input_hw=(128, 128))
     spec = model_spec(name)
     if name == "tsernet-xs":  # narrow as it is
         return lively_checkpoint(name, 64)
@@ -68,11 +69,11 @@ def test_every_precision_is_within_its_bounds(name: str, calibration: Path, monk
     traced = TracedModel(model, name, checkpoint.preprocessing.to_dict(), None, spec)
     differences = []
     print()
-    for precision, tolerance in TOLERANCES.items():
+    for precision in get_args(Precision):
         int8 = Int8Options(calibration, keep=()) if precision == "int8" else None
         model = converted_model(traced, precision, pictures, int8).model
         parity = compare(reference, spec.runner(model), spec.frames(pictures))
         print("|", name, "|", precision, *(f"| {value:.2g}" for value in parity.to_dict().values()), "|")
-        assert tolerance.failures(parity) == [], precision
+        assert TOLERANCES[precision].failures(parity) == [], precision
         differences.append(parity.mean)
     assert 0 < differences[0] < differences[1] < differences[2]  # each is what it is said to be
