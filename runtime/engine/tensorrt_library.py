@@ -89,18 +89,18 @@ def version_of(trt: Any) -> tuple[int, ...]:
 
 
 class LibraryLog:
-    """What a library said. `logger` is what the library is given."""
+    """What a library logged. The library is given `logger`."""
 
     def __init__(self) -> None:
         self.logger: Any = None
-        self.listener: Callable[[str], None] | None = None  # hears every line
-        self._said = 0
+        self.listener: Callable[[str], None] | None = None  # receives every line
+        self._logged = 0
         self._errors: deque[_Line] = deque(maxlen=_KEPT)
         self._warnings: deque[_Line] = deque(maxlen=_KEPT)
 
     def mark(self) -> int:
         """This moment, for `errors_since` and `warnings_since`: an older error is no reason for a new failure."""
-        return self._said
+        return self._logged
 
     def errors_since(self, mark: int) -> list[str]:
         """Those of the calling thread where it had any: two engines share a library. The first is the cause."""
@@ -139,12 +139,12 @@ class LibraryLog:
         except (RuntimeError, TypeError, ValueError, IndexError, MemoryError) as error:
             raise DeviceError(f"{what}: {(self.errors_since(mark) or [first_line(error)])[0]}") from error
 
-    def hear(self, text: str, lines: str) -> None:
+    def receive(self, text: str, lines: str) -> None:
         """Note an error or a warning; called by the library, in any thread."""
-        self._said += 1
+        self._logged += 1
         kept = {"error": self._errors, "warning": self._warnings}.get(lines)
         if kept is not None:
-            kept.append(_Line(self._said, threading.get_ident(), text))
+            kept.append(_Line(self._logged, threading.get_ident(), text))
         if self.listener is not None:
             self.listener(text)
 
@@ -168,7 +168,7 @@ def log_of(trt: Any) -> LibraryLog:
             base.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            log.hear(text, kinds.get(severity, ""))
+            log.receive(text, kinds.get(severity, ""))
 
     log.logger = Logger()
     return log

@@ -15,7 +15,6 @@ import pytest
 
 from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import capture as capture_module
 from sdi.runtime.sources.open import open_source
 from sdi.runtime.sources.patient import PatientCapture
 from sdi.runtime.sources.settings import LiveSettings
@@ -50,17 +49,15 @@ def test_a_pipeline_that_ends_is_lost_and_comes_back() -> None:
 @pytest.mark.gstreamer
 @pytest.mark.parametrize("pipeline", ["no-such-element ! video/x-raw", "videotestsrc ! video/x-raw,format=NONE"])
 def test_a_wrong_pipeline_is_refused_with_the_command_that_tells_why(
-    pipeline: str, monkeypatch: pytest.MonkeyPatch
+    pipeline: str,
 ) -> None:
-    monkeypatch.setattr(capture_module, "_OPEN_TIMEOUT_MS", 1000)
     with pytest.raises(DeviceError, match=r"^pipeline gst:.* does not open.*try it: gst-launch-1.0 .* ! fakesink$"):
-        open_source(f"gst:{pipeline}")
+        open_source(f"gst:{pipeline}", LiveSettings(open_timeout_s=1))
 
 
 @pytest.mark.gstreamer
-def test_a_pipeline_that_goes_silent_is_lost(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_that_goes_silent_is_lost(closed_port: int) -> None:
     """The sender is stopped, not ended: nothing tells GStreamer, and OpenCV before 4.7 waits for ever."""
-    monkeypatch.setattr(capture_module, "_READ_TIMEOUT_MS", 1000)
     launch = shutil.which("gst-launch-1.0")
     assert launch is not None, "apt-get install gstreamer1.0-tools"
     sent = f"videotestsrc is-live=true pattern=ball ! {SIZE},format=I420,framerate=25/1 ! jpegenc ! rtpjpegpay"
@@ -69,7 +66,7 @@ def test_a_pipeline_that_goes_silent_is_lost(closed_port: int, monkeypatch: pyte
     )
     received = f"gst:udpsrc address=127.0.0.1 port={closed_port} ! {RTP} ! rtpjpegdepay ! jpegdec"
     try:
-        with open_source(received, LiveSettings(give_up_s=0)) as source:
+        with open_source(received, LiveSettings(give_up_s=0, read_timeout_s=1)) as source:
             items = source.frames()
             assert isinstance(next(items), Frame)
             sender.send_signal(signal.SIGSTOP)
@@ -124,11 +121,10 @@ class Silent:
 
 def test_a_read_that_never_returns_is_a_lost_source(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = Silent()
-    monkeypatch.setattr(capture_module, "_READ_TIMEOUT_MS", 50)
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: silent)
     with (
-        open_source("gst:silent ! appsink", LiveSettings(give_up_s=0)) as source,
+        open_source("gst:silent ! appsink", LiveSettings(give_up_s=0, read_timeout_s=0.05)) as source,
         pytest.raises(DeviceError, match=r"was lost after 0 frames: nothing came for 0.05 s"),
     ):
         for item in source.frames():
