@@ -13,7 +13,7 @@ from sdi.runtime.engine.shipped import find_engine
 from sdi.runtime.engine.tiled import Tiler
 from sdi.runtime.engine.tiling import Tiling
 
-__all__ = ["open_engine", "open_tiled"]
+__all__ = ["ZERO_COPY", "open_engine", "open_tiled"]
 
 
 def open_engine(
@@ -50,6 +50,10 @@ def open_engine(
     """
     tiling = Tiling((tile, tile) if isinstance(tile, int) else tile, overlap, mm_per_pixel)
     return open_tiled(path, device, threads, tiling, zero_copy)
+
+
+ZERO_COPY = {"auto": None, "on": True, "off": False}
+"""What commands call the values of `zero_copy`."""
 
 
 def open_tiled(

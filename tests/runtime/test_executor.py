@@ -19,14 +19,15 @@ import pytest
 
 pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
 
-from gpu_simulator import SimulatedGpu, cuda_python, install, plan_bytes, pycuda_driver, tensorrt
-
+from gpu_simulator import SimulatedGpu, install
 from sdi.runtime.common.errors import DeviceError, InputError, SdiError
 from sdi.runtime.common.files import sha256_of
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.golden import golden_frames, golden_record
 from sdi.runtime.engine.manifest import Manifest, write_manifest
 from sdi.runtime.engine.open import open_engine
+from simulated_cuda import cuda_python, pycuda_driver
+from simulated_tensorrt import plan_bytes, tensorrt
 
 Size = tuple[int, int, int]
 
@@ -761,9 +762,11 @@ def test_the_simulator_has_cudas_functions() -> None:
 
 STARTUP = """
 import atexit, json, sys
-import gpu_simulator as simulator
-gpu = simulator.SimulatedGpu()
-simulator.install(simulator.tensorrt(gpu, "10.3.0"), simulator.cuda_python(gpu), lambda d, k, v: d.__setitem__(k, v))
+from gpu_simulator import SimulatedGpu, install
+from simulated_cuda import cuda_python
+from simulated_tensorrt import tensorrt
+gpu = SimulatedGpu()
+install(tensorrt(gpu, "10.3.0"), cuda_python(gpu), lambda d, k, v: d.__setitem__(k, v))
 atexit.register(lambda: gpu.order and print("SIMULATOR", gpu.left(), gpu.misuse, file=sys.stderr))
 """
 
