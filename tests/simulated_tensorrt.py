@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from gpu_simulator import SimulatedGpu
+from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
 
-__all__ = ["plan_bytes", "tensorrt"]
+__all__ = ["Element", "plan_bytes", "tensorrt"]
 
 
 def plan_bytes(
@@ -24,12 +25,50 @@ def plan_bytes(
     *,
     planar: bool = False,
     dla: bool = False,
+    name: str = "",
+    model: bytes = b"",
 ) -> bytes:
-    """A plan of the simulated libraries: the header of the real ones, then its shapes (frames, height, width)."""
-    body = json.dumps({"least": least, "greatest": greatest, "planar": planar, "dla": dla}).encode()
+    """A plan of the simulated libraries: the header of the real ones, then its shapes (frames, height, width).
+
+    Args:
+        model: an ONNX file to be executed; empty: the mean of the three channels.
+    """
+    facts = {"least": least, "greatest": greatest, "planar": planar, "dla": dla, "name": name}
+    body = json.dumps(facts).encode() + b"\0" + model
     numbers = bytes(int(part) for part in version.split("."))
     head = magic.ljust(16, b"\0") + (32 + len(body)).to_bytes(8, "little") + numbers.ljust(8, b"\0")
     return head + body
+
+
+Network = Callable[[np.ndarray], np.ndarray]
+
+
+class Element(str):
+    """A member of `DataType`."""
+
+    @property
+    def name(self) -> str:
+        return self.rpartition(".")[2]
+
+
+def _network(model: bytes) -> Network:
+    """`frame` -> `saliency`, as the plan has them."""
+    if not model:
+        return _mean
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(SKIPPED_OPTIMIZERS)
+    )
+    return lambda frames: np.asarray(session.run(["saliency"], {"frame": frames})[0])
+
+
+def _mean(frames: np.ndarray) -> np.ndarray:
+    if frames.dtype == np.float32:
+        return frames.mean(1) / 255
+    return np.rint(frames.mean(-1)).astype(np.uint8)
 
 
 class _Alive:
@@ -54,7 +93,7 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
     trt.__spec__ = ModuleSpec(trt.__name__, None)
     trt.__version__ = version
     numbers = tuple(int(part) for part in version.split("."))
-    trt.float32, trt.uint8 = "DataType.FLOAT", "DataType.UINT8"
+    trt.float32, trt.uint8 = Element("DataType.FLOAT"), Element("DataType.UINT8")
 
     class ILogger:
         INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
@@ -96,7 +135,8 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
         def deserialize_cuda_engine(self, plan: Any) -> Any:
             if not self._enter("deserialize_cuda_engine"):
                 return None
-            return ICudaEngine(self, json.loads(bytes(plan)[32:]))
+            facts, _, model = bytes(plan)[32:].partition(b"\0")
+            return ICudaEngine(self, json.loads(facts), _network(model))
 
         if rtx:
 
@@ -122,9 +162,9 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
         num_io_tensors = 2
         device_memory_size_v2 = 4096
 
-        def __init__(self, runtime: Any, plan: dict[str, Any]) -> None:
+        def __init__(self, runtime: Any, plan: dict[str, Any], network: Network) -> None:
             super().__init__(runtime._logger)
-            self._runtime, self._plan = runtime, plan  # pybind keeps a parent alive
+            self._runtime, self._plan, self._network = runtime, plan, network  # pybind keeps a parent alive
 
         def _shape(self, name: str, size: list[int]) -> tuple[int, ...]:
             count, height, width = size
@@ -264,7 +304,7 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
             return answer
 
         def _work(self, recorded: bool) -> Callable[[], None]:
-            alive, state, plan = self._alive, self._alive.state, self._engine._plan
+            alive, state, plan, network = self._alive, self._alive.state, self._engine._plan, self._engine._network
             shape = self._engine._shape("frame", self._size)
             source, target = self._addresses["frame"], self._addresses["saliency"]
             scratch, need = self._scratch, 0 if self._own_memory else self._engine.device_memory_size_v2
@@ -280,10 +320,8 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
                 pixels = int(np.prod(shape)) // 3
                 raw = gpu.view(source, 3 * pixels * width, host=False)
                 out = gpu.view(target, pixels * width, host=False)
-                if plan["planar"]:
-                    out.view(np.float32)[:] = raw.view(np.float32).reshape(shape).mean(1).ravel() / 255
-                else:
-                    out[:] = np.rint(raw.reshape(shape).mean(-1)).astype(np.uint8).ravel()
+                kind = np.float32 if plan["planar"] else np.uint8
+                out.view(kind)[:] = network(raw.view(kind).reshape(shape)).ravel()
 
             return work
 

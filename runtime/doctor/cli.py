@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_PROOF = "Proof of a GPU"
 _PIPE_WIDTH = 160  # characters, where stdout is no terminal
 _STYLES = {"ok": "green", "note": "yellow", "fault": "bold red"}
 
@@ -34,13 +35,43 @@ def doctor_command(
         list[Path] | None, typer.Option("--engine", "-e", help="Engine to test here, as an option; may be repeated.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    prove: Annotated[
+        bool,
+        typer.Option(
+            "--prove",
+            help="Prove the GPU of this machine: build plans of all networks and precisions, run golden pictures, "
+            "sdi-bench, parity and the tests that want a GPU, and write one report.",
+            rich_help_panel=_PROOF,
+        ),
+    ] = False,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for proof.html, proof.json and plans.", rich_help_panel=_PROOF),
+    ] = Path("proof"),
+    tests: Annotated[
+        Path, typer.Option(help="Folder of the tests that want a GPU, in a checkout.", rich_help_panel=_PROOF)
+    ] = Path("tests/gpu"),
+    only: Annotated[
+        list[Literal["build", "self-test", "bench", "tests", "parity"]] | None,
+        typer.Option(help="Run steps of this kind alone, on what is in --output; repeat.", rich_help_panel=_PROOF),
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="Prove this network alone; repeat.", rich_help_panel=_PROOF)
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, help="Seconds a measurement of --prove.", rich_help_panel=_PROOF)
+    ] = 5.0,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Write to a folder that --prove did not make.", rich_help_panel=_PROOF),
+    ] = False,
 ) -> None:
     """Examine this machine: what is installed, what works, and which command mends the rest.
 
     Each line is ok, a note (it works, or not everybody needs it) or a fault. Each provider of ONNX Runtime runs a tiny
     network, and each engine runs its self-test. Nothing is changed and no camera is opened.
 
-    Exit codes: 0 no fault, 1 a fault was found, 2 wrong use.
+    Exit codes: 0 no fault, 1 a fault was found or a step of --prove failed, 2 wrong use, 3 --prove found no GPU.
 
     Examples:
 
@@ -49,6 +80,8 @@ def doctor_command(
       sdi-doctor --engine minet-fp16.plan --engine minet-fp16.onnx
 
       sdi-doctor --json > machine.json
+
+      sdi-doctor --prove -o proof
     """
     from sdi.runtime.engine.shipped import default_engine, find_engine
 
@@ -72,7 +105,23 @@ def doctor_command(
     else:
         _show(findings)
         log.print(f"{faults} {'fault' if faults == 1 else 'faults'}", style="bold red" if faults else "green")
-    if faults:
+    failed = []
+    if prove:
+        from sdi.runtime.common.output_folder import claim_folder
+        from sdi.runtime.common.progress import ConsoleProgress
+        from sdi.runtime.doctor.proof_report import write_proof
+        from sdi.runtime.doctor.prove import KINDS, NETWORKS, Plan
+        from sdi.runtime.doctor.prove import prove as run_steps
+
+        folder = claim_folder(output, "proof", overwrite, "sdi-doctor --prove").absolute()
+        kinds = tuple(only or KINDS)
+        wanted = Plan(folder, tests if tests.is_dir() else None, kinds, tuple(network or NETWORKS), seconds)
+        proof = run_steps(wanted, ConsoleProgress())
+        for path in write_proof(folder, proof, findings):
+            log.print(f"wrote {path}")
+        failed = proof.failed
+        log.print(f"{len(failed)} of {len(proof.outcomes)} steps failed", style="bold red" if failed else "green")
+    if faults or failed:
         raise typer.Exit(1)
 
 
