@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from sdi.runtime.common.errors import InputError
 
 if TYPE_CHECKING:
     from sdi.runtime.doctor.finding import Finding
+    from sdi.runtime.doctor.prove import Plan
     from sdi.runtime.engine.cuda import Gpu
 
 __all__ = ["main"]
@@ -52,8 +53,12 @@ def doctor_command(
         Path, typer.Option(help="Folder of the tests that want a GPU, in a checkout.", rich_help_panel=_PROOF)
     ] = Path("tests/gpu"),
     only: Annotated[
-        list[Literal["build", "self-test", "bench", "tests", "parity"]] | None,
-        typer.Option(help="Run steps of this kind alone, on what is in --output; repeat.", rich_help_panel=_PROOF),
+        list[str] | None,
+        typer.Option(
+            metavar="<build|self-test|bench|tests|parity>",
+            help="Run steps of this kind alone, on the plans in --output; repeat.",
+            rich_help_panel=_PROOF,
+        ),
     ] = None,
     network: Annotated[
         list[str] | None, typer.Option(help="Prove this network alone; repeat.", rich_help_panel=_PROOF)
@@ -91,6 +96,8 @@ def doctor_command(
             what = "is a folder" if path.is_dir() else "is not a file"
             raise InputError(f"{path} {what}; give an engine, e.g. minet-fp32.onnx")
 
+    wanted = _wanted(output, tests, only or [], network or [], seconds) if prove else None
+
     from sdi.runtime.doctor.engine_file import examine_engine
     from sdi.runtime.doctor.findings import examine_machine
     from sdi.runtime.doctor.machine import probe_machine
@@ -105,24 +112,35 @@ def doctor_command(
     else:
         _show(findings)
         log.print(f"{faults} {'fault' if faults == 1 else 'faults'}", style="bold red" if faults else "green")
-    failed = []
-    if prove:
-        from sdi.runtime.common.output_folder import claim_folder
-        from sdi.runtime.common.progress import ConsoleProgress
-        from sdi.runtime.doctor.proof_report import write_proof
-        from sdi.runtime.doctor.prove import KINDS, NETWORKS, Plan
-        from sdi.runtime.doctor.prove import prove as run_steps
-
-        folder = claim_folder(output, "proof", overwrite, "sdi-doctor --prove").absolute()
-        kinds = tuple(only or KINDS)
-        wanted = Plan(folder, tests if tests.is_dir() else None, kinds, tuple(network or NETWORKS), seconds)
-        proof = run_steps(wanted, ConsoleProgress())
-        for path in write_proof(folder, proof, findings):
-            log.print(f"wrote {path}")
-        failed = proof.failed
-        log.print(f"{len(failed)} of {len(proof.outcomes)} steps failed", style="bold red" if failed else "green")
+    failed = _prove(wanted, findings, overwrite) if wanted is not None else 0
     if faults or failed:
         raise typer.Exit(1)
+
+
+def _wanted(output: Path, tests: Path, only: list[str], networks: list[str], seconds: float) -> Plan:
+    from sdi.runtime.doctor.prove import KINDS, NETWORKS, Plan
+
+    kinds = tuple(kind for kind in KINDS if not only or kind in only)
+    for option, known, given in (("--only", KINDS, only), ("--network", NETWORKS, networks)):
+        if unknown := sorted(set(given) - set(known)):
+            raise InputError(f"{option} {unknown[0]}: known are {', '.join(known)}")
+    return Plan(output.absolute(), tests.absolute() if tests.is_dir() else None, kinds, tuple(networks), seconds)
+
+
+def _prove(wanted: Plan, findings: list[Finding], overwrite: bool) -> int:
+    """Run the proof and write its report; answers how many steps failed."""
+    from sdi.runtime.common.output_folder import claim_folder
+    from sdi.runtime.common.progress import ConsoleProgress
+    from sdi.runtime.doctor.proof_report import write_proof
+    from sdi.runtime.doctor.prove import prove
+
+    claim_folder(wanted.folder, "proof", overwrite, "sdi-doctor --prove")
+    proof = prove(wanted, ConsoleProgress())
+    for path in write_proof(wanted.folder, proof, findings):
+        log.print(f"wrote {path}")
+    failed = len(proof.failed)
+    log.print(f"{failed} of {len(proof.outcomes)} steps failed", style="bold red" if failed else "green")
+    return failed
 
 
 def _gpu() -> Gpu:
