@@ -16,8 +16,9 @@ from simulated_tensorrt import Element, plan_bytes
 __all__ = ["add_builder"]
 
 
-def add_builder(trt: Any, gpu: SimulatedGpu, *, rtx: bool = False) -> Any:
+def add_builder(trt: Any, gpu: SimulatedGpu) -> Any:
     """Give a simulated library what `sdi-export` needs; answers the library."""
+    rtx = trt.__name__ == "tensorrt_rtx"
     magic = b"vtrt" if rtx else b"ftrt"
 
     class BuilderFlag:
@@ -71,6 +72,7 @@ def add_builder(trt: Any, gpu: SimulatedGpu, *, rtx: bool = False) -> Any:
         def __init__(self) -> None:
             self.flags: set[str] = {BuilderFlag.TF32}
             self.profile: Profile | None = None
+            self.num_compute_capabilities = 0
             self.cache = Memory(b"timings")
 
         def set_flag(self, flag: str) -> None:
@@ -91,6 +93,9 @@ def add_builder(trt: Any, gpu: SimulatedGpu, *, rtx: bool = False) -> Any:
 
         def get_timing_cache(self) -> Memory:
             return self.cache
+
+        def set_compute_capability(self, member: int, place: int) -> bool:
+            return True
 
         def add_optimization_profile(self, profile: Profile) -> int:
             self.profile = profile

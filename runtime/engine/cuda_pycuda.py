@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -20,6 +22,7 @@ class PyCuda(Cuda):
     def __init__(self, driver: Any) -> None:
         """Args: driver: the module `pycuda.driver`."""
         self._driver = driver
+        self._threads = threading.local()
         # What pycuda would free as soon as nobody refers to it.
         self._streams: dict[int, Any] = {}
         self._memory: dict[int, Any] = {}
@@ -37,14 +40,25 @@ class PyCuda(Cuda):
     def current(self) -> Iterator[None]:
         with self._errors("cuCtxPushCurrent"):
             self._context.push()
+        self._threads.inside = True
         try:
             yield
         except BaseException:
+            with suppress(DeviceError):
+                self._pop()
+            raise
+        self._pop()
+
+    def _pop(self) -> None:
+        """Again where it failed: pycuda ends the process when a thread ends with a context on its stack."""
+        self._threads.inside = False
+        try:
+            with self._errors("cuCtxPopCurrent"):
+                self._context.pop()
+        except DeviceError:
             with suppress(self._driver.Error):
                 self._context.pop()
             raise
-        with self._errors("cuCtxPopCurrent"):
-            self._context.pop()
 
     def stream(self) -> int:
         with self._errors("cuStreamCreate"):
@@ -53,8 +67,9 @@ class PyCuda(Cuda):
         return int(stream.handle)
 
     def free_stream(self, stream: int) -> None:
-        with self._errors("cuStreamDestroy"):
-            del self._streams[stream]
+        held = [self._streams.pop(stream)]
+        with self._freeing("cuStreamDestroy", held):
+            held.clear()
 
     def synchronise(self, stream: int) -> None:
         with self._errors("cuStreamSynchronize"):
@@ -67,8 +82,10 @@ class PyCuda(Cuda):
         return int(memory)
 
     def free_device_memory(self, address: int) -> None:
-        with self._errors("cuMemFree"):
-            self._memory.pop(address).free()
+        held = [self._memory.pop(address)]
+        with self._freeing("cuMemFree", held):
+            held[0].free()
+            held.clear()
 
     def pinned(self, size: int, *, mapped: bool = False) -> np.ndarray:
         flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
@@ -77,8 +94,10 @@ class PyCuda(Cuda):
         return array
 
     def free_pinned(self, array: np.ndarray) -> None:
-        with self._errors("cuMemFreeHost"):
-            _allocation(array).free()
+        held = [_allocation(array)]
+        with self._freeing("cuMemFreeHost", held):
+            held[0].free()
+            held.clear()
 
     def mapped(self, array: np.ndarray) -> int:
         with self._errors("cuMemHostGetDevicePointer"):
@@ -102,13 +121,36 @@ class PyCuda(Cuda):
         raise DeviceError("pycuda has no graphs")
 
     def milliseconds(self, stream: int, work: Callable[[], None]) -> float:
-        with self._errors("cuEvent"):
-            began, ended = self._driver.Event(), self._driver.Event()
-            began.record(self._streams[stream])
-            work()
-            ended.record(self._streams[stream])
-            ended.synchronize()
-            return float(ended.time_since(began))
+        events: list[Any] = []
+        try:
+            with self._errors("cuEvent"):
+                events += [self._driver.Event(), self._driver.Event()]
+                events[0].record(self._streams[stream])
+                work()
+                events[1].record(self._streams[stream])
+                events[1].synchronize()
+                return float(events[1].time_since(events[0]))
+        finally:
+            events.clear()  # here, where the context is current: see `_freeing`
+
+    @contextmanager
+    def _freeing(self, what: str, held: list[Any]) -> Iterator[None]:
+        """Frees what is held where that can be done.
+
+        Where the context cannot be made current, pycuda's destructors end the process, so what is held then stays held
+        for ever: the device is lost anyhow.
+        """
+        try:
+            if getattr(self._threads, "inside", False):
+                with self._errors(what):
+                    yield
+            else:
+                with self.current(), self._errors(what):
+                    yield
+        except BaseException:
+            for thing in held:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+            raise
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

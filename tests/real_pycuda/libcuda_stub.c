@@ -39,7 +39,13 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
 int cuDevicePrimaryCtxRetain(void **context, int device) { ENTER *context = &contexts; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
 int cuCtxPushCurrent_v2(void *context) { ENTER contexts++; return 0; }
-int cuCtxPopCurrent_v2(void **context) { INSIDE contexts--; *context = &contexts; return 0; }
+int cuCtxPopCurrent_v2(void **context) {
+    if (fails() && !fail_for_good) return 719; /* of the host alone: a lost device does not spoil it */
+    if (contexts < 1) return 201;
+    contexts--;
+    *context = &contexts;
+    return 0;
+}
 int cuCtxGetDevice(int *device) { *device = 0; return 0; }
 int cuCtxDetach(void *context) { return 0; }
 int cuGetErrorString(int error, const char **text) { *text = "a stub made it fail"; return 0; }

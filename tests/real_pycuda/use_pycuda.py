@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,9 @@ def use(plan: Path) -> list[str]:
     for token in tokens:
         if token is not None:
             attempt(lambda token=token: engine.collect(token))  # type: ignore[misc]
+    thread = threading.Thread(target=lambda: attempt(lambda: engine.execute(given)))
+    thread.start()
+    thread.join()
     attempt(lambda: engine.device_ms(given))
     attempt(engine.close)
     return told
