@@ -23,10 +23,12 @@ from sdi.export.engines.network import edge_layers, half_tensor, opset_of
 from sdi.export.engines.tensorrt import strongly_typed
 from sdi.export.exporter import ExportRequest, ExportSource, export_engine, export_onnx
 from sdi.export.plan import engine_from_onnx
-from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.files import sha256_of
+from sdi.runtime.engine.golden import GoldenCheck
 from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
 from sdi.runtime.engine.plan import HEADER_BYTES, PlanHeader
+from sdi.runtime.engine.tensorrt_library import TENSORRT_RTX, log_of
 from sdi.train.checkpoint import load_checkpoint
 from support import command, nvidia_view
 
@@ -319,6 +321,82 @@ def test_the_builders_last_error_is_told(exports: Path, tmp_path: Path) -> None:
     with pytest.raises(DeviceError, match=r"could not build tsernet-xs-fp16\.onnx: .*within workspace limit"):
         build(exports / "tsernet-xs-fp16.onnx", BuildOptions(workspace_gib=1e-5), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_builder_that_does_not_start_is_told(exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pybind raises where TensorRT's factory gives nothing."""
+    library = TENSORRT_RTX.load()
+
+    def fail(logger: object) -> None:
+        log_of(library).receive("CUDA initialization failure with error: 35", "error")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(library, "Builder", fail)
+    with pytest.raises(DeviceError, match=r"could not start: .*CUDA initialization failure with error: 35"):
+        build(exports / "tsernet-xs-fp16.onnx", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plans_of_rtx_can_be_recorded(exports: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their memory is allocated by us: a CUDA graph allows no other."""
+    flags = []
+    set_flag = trt.IBuilderConfig.set_flag
+
+    def noted(config: Any, flag: Any) -> None:
+        flags.append(flag)
+        set_flag(config, flag)
+
+    monkeypatch.setattr(trt.IBuilderConfig, "set_flag", noted)
+    build(exports / "tsernet-xs-fp16.onnx", folder=tmp_path)
+    assert trt.BuilderFlag.REQUIRE_USER_ALLOCATION in flags
+
+
+def test_what_was_said_of_an_older_build_is_no_reason(exports: Path) -> None:
+    log = log_of(TENSORRT_RTX.load())
+    log.receive("an old error", "error")
+    mark = log.mark()
+    assert log.reason(mark) == "the library gave no reason"
+    log.receive("the cause", "error")
+    log.receive("what came of it", "error")
+    log.receive("a warning", "warning")
+    assert log.reason(mark) == "the cause"
+    assert log.warnings_since(mark) == ["a warning"]
+    for number in range(5000):  # it does not grow for ever
+        log.receive(f"{number}", "error")
+    assert len(log.errors_since(0)) == 1000
+
+
+@pytest.mark.parametrize(("off", "kept"), [(None, True), (1.0, True), (200.0, False)])
+def test_a_passing_fault_of_the_gpu_deletes_no_plan(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, off: float | None, kept: bool
+) -> None:
+    """A plan that the GPU could not run just now stays; one that answers wrong goes."""
+    from sdi.export import plan as plans
+
+    class Opened:
+        device = "a GPU"
+
+        def __enter__(self) -> Opened:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def golden_check(self) -> GoldenCheck:
+            if off is None:
+                raise DeviceError("cudaGraphLaunch failed")
+            return GoldenCheck(off, 12.0)
+
+    monkeypatch.setattr(plans, "open_cuda", lambda: None)
+    monkeypatch.setattr(plans, "open_engine", lambda path: Opened())
+    path = tiny()
+    plan = path.with_suffix(".plan")
+    if kept:
+        build(path)
+    else:
+        with pytest.raises(GateError, match=r"off by 200\.0 gray levels, 12 are allowed; nothing was kept"):
+            build(path)
+    assert plan.exists() == manifest_path(plan).exists() == kept
 
 
 def test_a_full_disk_leaves_no_plan(tiny: Tiny) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,6 +210,94 @@ def test_cuda_where_there_is_none(make_engine: MakeEngine) -> None:
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(DeviceError, match=r"has no CUDA .*--device cpu$"):
         open_engine(make_engine(), device="cuda")
+
+
+@pytest.fixture
+def cuda_asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """An ONNX Runtime that has CUDA compiled in, and finds that it cannot start; what it was asked."""
+    import onnxruntime
+
+    asked: dict[str, Any] = {"preloaded": 0}
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, providers: list[Any], **more: Any) -> Any:
+        assert asked["preloaded"] or providers == ["CPUExecutionProvider"], "CUDA's libraries are loaded before"
+        asked["providers"] = providers
+        return real(path, options, providers=["CPUExecutionProvider"], **more)
+
+    def preload() -> None:
+        asked["preloaded"] += 1
+        print("Failed to load libcudnn.so.9")  # as the real one does
+
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    return asked
+
+
+def test_cuda_gets_its_libraries_from_pips_wheels_and_no_tf32(
+    make_engine: MakeEngine, cuda_asked: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_engine(make_engine()) as engine:
+        assert "CPU" in engine.device
+    assert cuda_asked["preloaded"] == 1
+    assert cuda_asked["providers"] == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    streams = capsys.readouterr()
+    assert streams.out == ""  # stdout is for results
+    assert "runs on the CPU: CUDA is installed but did not start" in " ".join(streams.err.split())
+
+
+def test_cuda_that_does_not_start_is_an_error_where_it_was_asked_for(
+    make_engine: MakeEngine, cuda_asked: dict[str, Any]
+) -> None:
+    with pytest.raises(DeviceError, match="could not start CUDA"):
+        open_engine(make_engine(), device="cuda")
+
+
+def test_the_cpu_needs_no_cuda_libraries(make_engine: MakeEngine, cuda_asked: dict[str, Any]) -> None:
+    with open_engine(make_engine(), device="cpu"):
+        assert cuda_asked["preloaded"] == 0
+
+
+def test_an_old_onnx_runtime_has_nothing_to_preload(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    from sdi.runtime.engine.onnx_runtime import load_cuda_libraries
+
+    monkeypatch.delattr(onnxruntime, "preload_dlls", raising=False)
+    load_cuda_libraries(onnxruntime)
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((0, 32, 48, 3), np.uint8), np.zeros((1, 32, 48, 3)), np.zeros((32, 48, 3), np.uint8)]
+)
+def test_execute_refuses_what_is_no_batch_of_frames(make_engine: MakeEngine, given: np.ndarray) -> None:
+    with open_engine(make_engine()) as engine, pytest.raises(InputError, match=r"takes frames \(N, H, W, 3\) uint8"):
+        engine.execute(given)
+
+
+def test_a_closed_engine_refuses(make_engine: MakeEngine, picture: Picture) -> None:
+    engine = open_engine(make_engine())
+    token = engine.submit(picture()[None])
+    assert np.array_equal(engine.collect(token)[0], _mean(picture()))
+    engine.close()
+    engine.close()
+    with pytest.raises(DeviceError, match=r"^tiny\.onnx was closed; open it again$"):
+        engine(picture())
+
+
+def test_the_first_error_is_the_one_told(make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that cannot be closed either hides nothing."""
+    engine = open_engine(make_engine())
+
+    def fail() -> None:
+        raise DeviceError("cannot be closed")
+
+    monkeypatch.setattr(engine, "_release", fail)
+    with pytest.raises(InputError, match=r"^the real one$"), engine:
+        raise InputError("the real one")
 
 
 def test_threads_do_not_change_the_answer(make_engine: MakeEngine, picture: Picture) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from engines import PlainEngine
 from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.engine.base import Token
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped, Verdict
 from sdi.runtime.inspection.defects import DefectRule
@@ -539,6 +540,67 @@ def test_turns_are_fair() -> None:
     order = [result.frame.source for result in sink.results]
     assert len(order) == 1004
     assert max(i for i, name in enumerate(order) if name == "few") <= 8
+
+
+class _SlottedEngine(PlainEngine):
+    """Two calls may be under way, as on a GPU; notes what happens in which order."""
+
+    slots = 2
+
+    def __init__(self, before: Callable[[np.ndarray], object] = lambda frames: None) -> None:
+        super().__init__(before, batch=1)
+        self.noted: list[str] = []
+
+    def submit(self, frames: np.ndarray) -> Token:
+        self.noted.append("submit")
+        return super().submit(frames)
+
+    def collect(self, token: Token) -> np.ndarray:
+        self.noted.append("collect")
+        return super().collect(token)
+
+
+def test_a_call_begins_before_the_one_before_it_is_collected() -> None:
+    """Where frames wait, two calls are under way; at the end each is collected, in order."""
+    waiting = threading.Event()
+    source = ListSource(_frame(0), _frame(1), _frame(2), waiting.set, *(_frame(i) for i in range(3, 12)))
+    engine = _SlottedEngine(_wait(waiting))
+    sink = ListSink()
+    Loop(source, engine, [sink]).run()
+    assert sink.indices() == list(range(12))
+    assert engine.noted.count("submit") == engine.noted.count("collect") == 12
+    under_way = [engine.noted[:i].count("submit") - engine.noted[:i].count("collect") for i in range(25)]
+    assert max(under_way) == 2
+    assert under_way[-1] == 0
+
+
+def test_where_no_frame_waits_none_is_held_back() -> None:
+    """The next frame comes only once the first is written."""
+    written = threading.Event()
+    source = ListSource(_frame(0), _wait(written), _frame(1))
+    sink = ListSink(lambda result: written.set())
+    assert _within(WAIT_S, Loop(source, _SlottedEngine(), [sink]).run) is None
+    assert sink.indices() == [0, 1]
+
+
+def test_frames_of_one_file_go_together_where_the_engine_takes_several(make_engine: Callable[..., Path]) -> None:
+    sink = ListSink()
+    waiting = threading.Event()
+    made = [_frame(i, 10 + i, size_hw=(32, 48)) for i in range(20)]
+    source = ListSource(*made[:5], waiting.set, *made[5:])
+    with open_engine(make_engine(frame_hw=(32, 48), batch=4)) as engine:
+        calls: list[int] = []
+        execute = engine.execute
+
+        def counted(frames: np.ndarray) -> np.ndarray:
+            calls.append(len(frames))
+            _wait(waiting)()
+            return execute(frames)
+
+        engine.execute = counted  # type: ignore[method-assign]
+        Loop(source, engine, [sink]).run()
+    assert [int(result.saliency[0, 0]) for result in sink.results] == list(range(10, 30))
+    assert len(calls) < 20
 
 
 def test_one_source_that_fails_ends_the_others_too() -> None:
