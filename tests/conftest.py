@@ -10,8 +10,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-# Where SDI_NO_SKIPS is set, as `.ci/run` does, these are the reasons for which a test may be skipped all the same: a GPU
-# that is or is not there, a measurement that is asked for by name, and data that is not ours to ship.
+# Where SDI_NO_SKIPS is set, as in `.ci/run`, a test may be skipped for these reasons alone: a GPU that is or is not
+# there, a measurement that is asked for by name, and data that is not ours to ship.
 _ALLOWED = re.compile(r"GPU|CUDA device|has CUDA|^a measurement|^SDI_(DATA|REFERENCE) is not set")
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from sdi.runtime.common.progress import Progress
-from sdi.train.checkpoint import Checkpoint
+from sdi.runtime.engine.manifest import Manifest, read_manifest
+from sdi.train.checkpoint import Checkpoint, shipped_checkpoint
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
 
 
@@ -46,6 +47,20 @@ def shell_scripts(value: Any) -> list[str]:
     return [script for item in value for script in shell_scripts(item)] if isinstance(value, list) else []
 
 
+def manifest_of(engine: Path) -> Manifest:
+    """The manifest beside an engine, which must have one."""
+    manifest = read_manifest(engine)
+    assert manifest is not None
+    return manifest
+
+
+def shipped_weights(model: str) -> Path:
+    """The checkpoint that comes with sdi, which must have one of this network."""
+    path = shipped_checkpoint(model)
+    assert path is not None
+    return path
+
+
 def narrow_network(model: str, seed: int = 0) -> SaliencyNetwork:
     """A registered network a few channels wide: all its parts in a tenth of the time."""
     torch.manual_seed(seed)
@@ -66,6 +81,8 @@ def enliven(network: SaliencyNetwork) -> SaliencyNetwork:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0, 0.1)
+            assert module.running_mean is not None
+            assert module.running_var is not None
             nn.init.normal_(module.running_mean, 0, 0.1)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
         elif isinstance(module, nn.Conv2d):

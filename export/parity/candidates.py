@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
+from sdi.export.network_size import at_network_size
 from sdi.export.parity.result import Kind
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module
+from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module, runner_in_windows
 from sdi.runtime.common.errors import DeviceError, InputError
+from sdi.runtime.common.images import resize_image
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import Manifest, manifest_path, read_manifest, verify_file
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
+from sdi.runtime.engine.tiled import run_in_windows
+from sdi.runtime.engine.tiling import Grids, Tiling, TrainedScale
+from sdi.runtime.engine.windows import WindowGrid
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models.deploy import deploy_form
@@ -41,12 +47,39 @@ class Candidate:
     rounded: bool = False  # its maps come as 8 bits
     notes: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    reference: Runner | None = None  # the checkpoint in PyTorch as this file runs it; None: as it was trained
+    grids: Grids | None = None  # windows of pictures that are larger than those it was trained on; None: none is cut
+
+    def grid(self, image: np.ndarray) -> WindowGrid | None:
+        """The windows in which it is shown a picture; None: whole."""
+        return None if self.grids is None else self.grids.of((image.shape[0], image.shape[1]))
+
+    def answer(self, run: Runner, image: np.ndarray) -> np.ndarray:
+        """What a runner, its own or the reference, answers to a picture that it is shown as this candidate is.
+
+        Returns:
+            (h, w) float32 probabilities: of a whole picture at the engine's frame size, of windows at the picture's.
+        """
+        grid = self.grid(image)
+        if grid is None:
+            return run(self.spec.frame(image)[None])[0]
+        shown = partial(_shown, run, self.spec)
+        return run_in_windows(image, grid, lambda calls: (shown(window) for call in calls for window in call), 1)
 
 
 def open_candidates(
-    files: Sequence[Path], checkpoint: Checkpoint, checkpoint_file: Path, *, deploy: bool = False, device: str = "cpu"
+    files: Sequence[Path],
+    checkpoint: Checkpoint,
+    checkpoint_file: Path,
+    *,
+    deploy: bool = False,
+    device: str = "cpu",
+    tiling: Tiling | None = None,
 ) -> list[Candidate]:
     """The deploy form, where it is asked for, and an engine from each file or shipped name; see `open_candidate`.
+
+    Args:
+        tiling: how pictures are cut that are larger than those of the training; None: not at all.
 
     Raises:
         InputError: nothing to compare, or a file given twice.
@@ -58,6 +91,8 @@ def open_candidates(
         raise InputError("an engine is given twice; expected each --engine once")
     candidates = [deploy_candidate(checkpoint)] if deploy else []
     candidates += [open_candidate(path, checkpoint, checkpoint_file, device) for path in files]
+    if tiling is not None:
+        candidates = [replace(one, grids=Grids(tiling, _scale(one, checkpoint))) for one in candidates]
     names = [candidate.name for candidate in candidates]
     return [  # two of a name are in two folders
         replace(one, name=str(one.file)) if names.count(one.name) > 1 else one for one in candidates
@@ -81,9 +116,23 @@ def open_candidate(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, de
         InputError: no engine of ours, damaged, of another network, of other preprocessing or of an unknown precision.
     """
     manifest = read_manifest(path)
-    if manifest is None or manifest.target == "onnx":
-        return _onnx_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file), device)
-    return _plan_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file))
+    manifest = _checked(path, manifest, checkpoint, checkpoint_file)
+    reference = _reference(manifest, checkpoint)
+    if manifest.target == "onnx":
+        return _onnx_candidate(path, manifest, device, reference)
+    return _plan_candidate(path, manifest, reference)
+
+
+def _shown(run: Runner, spec: InputSpec, window: np.ndarray) -> np.ndarray:
+    """The map of one window, at its size."""
+    return resize_image(run(spec.frame(window)[None])[0], (window.shape[0], window.shape[1]))
+
+
+def _scale(candidate: Candidate, checkpoint: Checkpoint) -> TrainedScale:
+    manifest = None if candidate.file is None else read_manifest(candidate.file)
+    if manifest is None:  # the deploy form
+        return TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw)
+    return TrainedScale.of_engine(manifest, candidate.spec.frame_hw)
 
 
 def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, checkpoint_file: Path) -> Manifest:
@@ -108,7 +157,7 @@ def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, chec
         raise InputError(
             f"{path} preprocesses by {manifest.preprocessing}, {checkpoint_file} by others; export it again"
         )
-    if manifest.network_hw != checkpoint.input_hw:
+    if manifest.network_hw != checkpoint.input_hw and not _same_scale(manifest, checkpoint):
         raise InputError(
             f"{path} runs at {manifest.network_hw}, {checkpoint_file} was trained at {checkpoint.input_hw} (height, "
             "width); export it again"
@@ -116,13 +165,32 @@ def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, chec
     return manifest
 
 
-def _onnx_candidate(path: Path, manifest: Manifest, device: str) -> Candidate:
+def _same_scale(manifest: Manifest, checkpoint: Checkpoint) -> bool:
+    """Whether an engine whose network runs at another size sees steel as large as in the training, for sdi-export's
+    --network."""
+    if manifest.native_hw is None or manifest.tile_hw is not None or checkpoint.native_hw is None:
+        return False
+    return at_network_size(checkpoint, manifest.network_hw).native_hw == manifest.native_hw
+
+
+def _reference(manifest: Manifest, checkpoint: Checkpoint) -> Runner | None:
+    """The checkpoint as an engine runs it that was exported with windows inside, or with --network."""
+    if manifest.tile_hw is None and manifest.network_hw == checkpoint.input_hw:
+        return None
+    module = EngineModule(load_network(checkpoint), checkpoint.preprocessing, manifest.network_hw, raw=True)
+    run = runner_from_module(module)
+    if manifest.tile_hw is None or manifest.frame_hw is None:
+        return run
+    return runner_in_windows(run, WindowGrid(manifest.frame_hw, manifest.tile_hw, manifest.overlap or 0))
+
+
+def _onnx_candidate(path: Path, manifest: Manifest, device: str, reference: Runner | None) -> Candidate:
     try:
         model = onnx.load(path)
     except Exception as error:  # of protobuf, in several kinds
         raise InputError(f"{path} is no ONNX file: {error}; export it again") from error
     batch, frame_hw, planar = manifest.batch, manifest.frame_hw, manifest.face == "planar"
-    spec = InputSpec(frame_hw, batch, planar)
+    spec = InputSpec(frame_hw, batch, planar, fills=manifest.tile_hw is not None)
     _check_frame(path, model, spec)
     return Candidate(
         path.name,
@@ -135,6 +203,7 @@ def _onnx_candidate(path: Path, manifest: Manifest, device: str) -> Candidate:
         rounder=None if planar else rounder_from_onnx(model),
         checkpoint_sha256=manifest.checkpoint_sha256,
         notes=manifest.notes,
+        reference=reference,
     )
 
 
@@ -149,18 +218,19 @@ def _check_frame(path: Path, model: onnx.ModelProto, spec: InputSpec) -> None:
         raise InputError(f"{path} takes {found}, its manifest says frame {wanted} (None: any); export it again")
 
 
-def _plan_candidate(path: Path, manifest: Manifest) -> Candidate:
+def _plan_candidate(path: Path, manifest: Manifest, reference: Runner | None) -> Candidate:
     candidate = Candidate(
         path.name,
         "plan",
         manifest.precision,
-        InputSpec(manifest.frame_hw, manifest.batch),
+        InputSpec(manifest.frame_hw, manifest.batch, fills=manifest.tile_hw is not None),
         None,
         path,
         manifest.sha256,
         checkpoint_sha256=manifest.checkpoint_sha256,
         rounded=True,
         notes=manifest.notes,
+        reference=reference,
     )
     try:
         engine = open_engine(path)

@@ -9,6 +9,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command, warn
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.progress import ConsoleProgress
 from sdi.runtime.common.renamed import renamed_option
 
@@ -143,6 +144,9 @@ def parity_command(
     json: Annotated[
         bool, typer.Option("--json", help="Print metrics, bounds and each picture as JSON.", rich_help_panel=_OUT)
     ] = False,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[
         Literal["cpu", "cuda"] | None,
         typer.Option(
@@ -208,6 +212,7 @@ def parity_command(
         from sdi.export.parity.tables import print_result
         from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
     from sdi.runtime.common.output_folder import claim_folder
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
 
     bounds = TOLERANCES if tolerances is None else read_tolerances(tolerances)
     allowed = REGRESSION_LIMITS if tolerances is None else read_regression_limits(tolerances)
@@ -229,7 +234,17 @@ def parity_command(
         claim_folder(report, "parity", overwrite, "sdi-parity --report")
     evidence = evidence or (Path("parity-evidence") if report is None else report / "evidence")
     request = GateRequest(
-        checkpoint, engine or (), deploy, device or "cpu", threshold, bounds, evidence, bisect, overwrite, patches
+        checkpoint,
+        engine or (),
+        deploy,
+        device or "cpu",
+        threshold,
+        bounds,
+        evidence,
+        bisect,
+        overwrite,
+        patches,
+        Tiling(parse_tile(tile), overlap, mm_per_pixel),
     )
     result = run_gate(request, pictures, ConsoleProgress())
     if baseline is not None:

@@ -13,7 +13,7 @@ import numpy as np
 from sdi.export.parity.candidates import Candidate
 from sdi.export.parity.metrics import Parity, to_levels
 from sdi.export.parity.result import PictureMetrics
-from sdi.export.runners import Runner
+from sdi.export.runners import InputSpec, Runner
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import resize_image
 
@@ -34,8 +34,9 @@ def compare(
     """
     parity = Parity(threshold)
     for name, frame in frames:
-        expected = _reference_map(reference, name, frame)
-        parity.update(name, expected, _engine_map(engine, name, frame, expected.shape))
+        expected, answer = _finite(name, reference(frame[None])[0]), engine(frame[None])[0]
+        _check_shape(name, answer, expected.shape)
+        parity.update(name, expected, answer)
     if not parity.pictures:
         raise InputError("parity needs at least one picture")
     return parity
@@ -69,7 +70,7 @@ class _Side:
 
 
 class Comparison:
-    """Runs every candidate on each picture, and the reference once for each frame size among them."""
+    """Runs every candidate on each picture, and the reference once for each way in which they are shown it."""
 
     def __init__(self, reference: Runner, candidates: Sequence[Candidate], threshold: float) -> None:
         self.reference = reference
@@ -82,25 +83,26 @@ class Comparison:
         size_hw = (image.shape[0], image.shape[1])
         if truth is not None and truth.shape != size_hw:
             raise InputError(f"the mask of {name} is {truth.shape}, its picture {size_hw} (height, width)")
-        expected: dict[tuple[int, int], tuple[np.ndarray, PictureScores | None]] = {}
+        expected: dict[object, tuple[np.ndarray, PictureScores | None]] = {}  # by frame size and windows
         for candidate, side in zip(self._candidates, self._sides, strict=True):
             if candidate.run is None:
                 continue
-            frame = candidate.spec.frame(image)
-            frame_hw = (frame.shape[0], frame.shape[1])
-            if frame_hw not in expected:
+            run = candidate.reference or self.reference
+            way = (run, candidate.spec.frame_hw or size_hw, candidate.grid(image))
+            if way not in expected:
                 started = time.perf_counter()
-                reference = _reference_map(self.reference, name, frame)
+                reference = _finite(name, candidate.answer(run, image))
                 self._seconds.append(time.perf_counter() - started)
-                expected[frame_hw] = reference, _scores(reference, truth)
-            reference, reference_scores = expected[frame_hw]
+                expected[way] = reference, _scores(reference, truth, candidate.spec)
+            reference, reference_scores = expected[way]
             started = time.perf_counter()
-            answer = _engine_map(candidate.run, f"{name} in {candidate.name}", frame, reference.shape)
+            answer = candidate.answer(candidate.run, image)
+            _check_shape(f"{name} in {candidate.name}", answer, reference.shape)
             side.seconds.append(time.perf_counter() - started)
             side.parity.update(name, reference, answer)
             if candidate.rounder is not None:
                 side.rounding = max(side.rounding or 0.0, _rounding(candidate.rounder, answer))
-            scores = _scores(answer, truth)
+            scores = _scores(answer, truth, candidate.spec)
             if scores is not None and reference_scores is not None:
                 side.scores.append(scores)
                 side.reference_scores.append(reference_scores)
@@ -118,18 +120,15 @@ class Comparison:
         ]
 
 
-def _reference_map(reference: Runner, name: str, frame: np.ndarray) -> np.ndarray:
-    answer = reference(frame[None])[0]
+def _finite(name: str, answer: np.ndarray) -> np.ndarray:
     if not np.isfinite(answer).all():
         raise InputError(f"{name}: the reference's own map holds values that are not finite; train it again")
     return answer
 
 
-def _engine_map(engine: Runner, name: str, frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    answer = engine(frame[None])[0]
+def _check_shape(name: str, answer: np.ndarray, shape: tuple[int, ...]) -> None:
     if answer.shape != shape:
         raise InputError(f"{name}: the reference answers {shape}, the engine {answer.shape}")
-    return answer
 
 
 def _rounding(rounder: Runner, probability: np.ndarray) -> float:
@@ -146,12 +145,15 @@ def _measurement(side: _Side) -> Measurement:
     return Measurement(metrics, pictures, side.parity.quantiles(), statistics.median(side.seconds))
 
 
-def _scores(probability: np.ndarray, truth: np.ndarray | None) -> PictureScores | None:
+def _scores(probability: np.ndarray, truth: np.ndarray | None, spec: InputSpec) -> PictureScores | None:
     """Of the map as the runtime gives it: 8 bits, at the picture's own size, never stretched."""
     if truth is None:
         return None
     from sdi.train.scores import score_picture
 
+    if spec.fills:  # the first of the pictures that lie beside each other
+        probability = probability[: truth.shape[0], : truth.shape[1]]
+        truth = truth[: probability.shape[0], : probability.shape[1]]
     saliency = resize_image(to_levels(probability), (truth.shape[0], truth.shape[1]))
     return score_picture(saliency, truth, stretch=False)
 

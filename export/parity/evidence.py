@@ -54,9 +54,11 @@ def save_evidence(
     files = []
     for index in chosen:
         name = pictures.names[index]
-        frame = candidate.spec.frame(pictures.picture(index))[None]
+        reference_map, own = (
+            candidate.answer(run, pictures.picture(index)) for run in (candidate.reference or reference, candidate.run)
+        )
         path = folder / f"{safe_name(f'{candidate.name}-{name}')}.png"
-        write_image(path, difference_picture(name, candidate.name, reference(frame)[0], candidate.run(frame)[0]))
+        write_image(path, difference_picture(name, candidate.name, reference_map, own))
         files.append(path)
     return files
 

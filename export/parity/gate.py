@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdi.export.parity.candidates import Candidate, open_candidates
 from sdi.export.parity.clean import CleanAreas, CleanPatch, clean_areas, worst_patch_picture
 from sdi.export.parity.comparison import Comparison, Measurement
@@ -24,6 +26,7 @@ from sdi.runtime.common.files import sha256_of
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.output_folder import claim_folder, safe_name
 from sdi.runtime.common.progress import SILENT, Progress
+from sdi.runtime.engine.tiling import Tiling
 from sdi.train.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["GateRequest", "run_gate"]
@@ -47,6 +50,7 @@ class GateRequest:
     bisect: bool = False  # look for the first layer of each ONNX file that differs
     overwrite: bool = False  # `evidence` may hold files that are not ours
     clean: Sequence[CleanPatch] = ()  # defect-free steel, of which next to nothing may be taken for a defect
+    tiling: Tiling | None = None  # of pictures that are larger than those of the training; None: none is cut
 
 
 def run_gate(request: GateRequest, pictures: Pictures, progress: Progress = SILENT) -> GateResult:
@@ -60,7 +64,12 @@ def run_gate(request: GateRequest, pictures: Pictures, progress: Progress = SILE
         _claim(request.evidence, request.overwrite)  # before the work
     checkpoint = load_checkpoint(request.checkpoint)
     candidates = open_candidates(
-        request.engines, checkpoint, request.checkpoint, deploy=request.deploy, device=request.device
+        request.engines,
+        checkpoint,
+        request.checkpoint,
+        deploy=request.deploy,
+        device=request.device,
+        tiling=request.tiling,
     )
     try:
         digest = sha256_of(request.checkpoint)
@@ -95,7 +104,8 @@ class _Judge:
         self._reference = reference
         self._pictures = pictures
         self._progress = progress
-        self._clean_reference: dict[tuple[int, int] | None, CleanAreas] = {}  # by frame size
+        # By the reference and the frame size.
+        self._clean_reference: dict[tuple[Runner, tuple[int, int] | None], CleanAreas] = {}
         self._traced: dict[InputSpec, TracedNetwork] = {}
 
     def result(self, candidate: Candidate, measured: Measurement | None) -> CandidateResult:
@@ -121,7 +131,9 @@ class _Judge:
         clean = self._clean_areas(candidate)
         clean_metrics: dict[str, float] = {}
         if clean is not None:
-            clean_metrics = clean.metrics(self._clean_reference[candidate.spec.frame_hw])
+            clean_metrics = clean.metrics(
+                self._clean_reference[candidate.reference or self._reference, candidate.spec.frame_hw]
+            )
             clean_rows = tolerance.rows(clean_metrics)
             rows += clean_rows
             if not all(row.passed for row in clean_rows):
@@ -144,6 +156,8 @@ class _Judge:
             notes.append("a plan's maps come rounded to 8 bits, so its differences may be half a gray level more")
         if self._request.bisect and candidate.kind != "onnx":
             notes.append("--bisect looks into ONNX files alone")
+        elif self._request.bisect and candidate.reference is not None:
+            notes.append("--bisect looks into files without --tile and --network alone")
         return notes
 
     def _evidence(self, candidate: Candidate, chosen: Sequence[int]) -> list[Path]:
@@ -159,9 +173,10 @@ class _Judge:
         if not patches:
             return None
         assert candidate.run is not None
-        if spec.frame_hw not in self._clean_reference:
-            found = clean_areas(self._reference, spec, patches, threshold, self._progress)
-            self._clean_reference[spec.frame_hw] = found
+        reference = candidate.reference or self._reference
+        if (reference, spec.frame_hw) not in self._clean_reference:
+            found = clean_areas(reference, spec, patches, threshold, self._progress)
+            self._clean_reference[reference, spec.frame_hw] = found
         return clean_areas(candidate.run, spec, patches, threshold, self._progress)
 
     def _clean_evidence(self, candidate: Candidate, areas: CleanAreas) -> list[Path]:
@@ -178,7 +193,7 @@ class _Judge:
 
     def _divergence(self, candidate: Candidate, measured: Measurement) -> Divergence | None:
         """The first layer of an ONNX file that differs, on its worst picture."""
-        if not self._request.bisect or candidate.kind != "onnx":
+        if not self._request.bisect or candidate.kind != "onnx" or candidate.reference is not None:
             return None
         spec = candidate.spec
         if spec not in self._traced:
@@ -186,8 +201,19 @@ class _Judge:
             self._traced[spec] = TracedNetwork(self._checkpoint, spec)
         self._progress.log(f"looking for the first layer of {candidate.name} that differs")
         worst = max(range(len(measured.pictures)), key=lambda index: measured.pictures[index].max)
-        name, image = self._pictures.names[worst], self._pictures.picture(worst)
+        name, image = self._pictures.names[worst], self._worst_window(candidate, self._pictures.picture(worst))
         return first_divergence(self._traced[spec], candidate, name, image)
+
+    def _worst_window(self, candidate: Candidate, image: np.ndarray) -> np.ndarray:
+        """What a candidate is shown where it differs most: a window of a picture, or the picture."""
+        grid = candidate.grid(image)
+        if grid is None or candidate.run is None:
+            return image
+        difference = np.abs(
+            candidate.answer(candidate.run, image) - candidate.answer(candidate.reference or self._reference, image)
+        )
+        worst = max(grid, key=lambda window: np.nan_to_num(difference[window.kept], nan=1.0).max())
+        return np.ascontiguousarray(image[worst.seen])
 
 
 def _claim(folder: Path, overwrite: bool) -> Path:

@@ -11,23 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.common.console import log, out, print_json, run_app, single_command
+from sdi.runtime.common.console import print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
     from sdi.runtime.doctor.gpu_state import GpuState
     from sdi.runtime.engine.base import Engine
+    from sdi.runtime.engine.tiling import Tiling
 
 __all__ = ["main"]
 
 _DEFAULT_HW = (200, 200)  # of SD-saliency-900, where an engine takes any size
-_COLUMNS = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "frames_per_s", "ratio")
-_GPU_COLUMNS = ("device_p50_ms", "gpu_mhz", "power_mode", "throttled")
-_LOOP_COLUMNS = [
-    *("engine", "frames", "frames_per_s", "of_alone"),
-    *(f"{stage}_{name}" for stage in ("engine", "age") for name in ("p50", "p95", "p99")),
-]
 
 
 def bench_command(
@@ -37,11 +33,15 @@ def bench_command(
     ] = None,
     batch: Annotated[str, typer.Option(help="Frames a call, e.g. 1,2,4, for engines of any batch.")] = "1",
     frame: Annotated[
-        str | None, typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size.")
+        str | None,
+        typer.Option(help="Frames of HxW, e.g. 200x200,480x640, for engines of any size, or where --tile cuts them."),
     ] = None,
     size: Annotated[str | None, typer.Option(hidden=True)] = None,
     seconds: Annotated[float, typer.Option(min=0.01, help="Seconds a measurement.")] = 5.0,
     warmup: Annotated[int, typer.Option(min=0, help="Calls before each measurement; they are not counted.")] = 5,
+    tile: TileOption = "auto",
+    overlap: OverlapOption = None,
+    mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
@@ -52,7 +52,9 @@ def bench_command(
     Several engines take turns within each measurement, so a busy spell of the machine slows all of them. `ratio` is the
     median of the first engine divided by the median of this one: above 1 is faster. The loop takes turns with the
     engine alone; `of_alone` is the rate in the loop divided by the rate alone. `age` is the time from the capture of a
-    frame to its verdict; frames of files wait in a queue first.
+    frame to its verdict; frames of files wait in a queue first. For frames in windows, `of_bare` is the time that the
+    bare engine takes for as many windows, divided by the time of the frame: 1 means that cutting and stitching cost
+    nothing.
 
     On a GPU, the time of a plan on the device is measured too, by CUDA events (upload, network and download). The clock
     of the GPU, and what slows it, are read under load before and after each measurement. A row with `throttled` shows
@@ -66,65 +68,84 @@ def bench_command(
 
       sdi-bench --engine minet-fp32.onnx --engine minet-int8.onnx --batch 1,4 --markdown
 
+      sdi-bench --engine minet --frame 800x2048,1600x2048
+
       sdi-bench --engine minet-fp16.plan --source line.mp4 --json > bench.json
     """
     batches = [_positive(part, "--batch", "1,2,4") for part in batch.split(",")]
     frame = renamed_option("--frame", frame, "--size", size)
-    sizes: list[tuple[int, int]] = [_size_hw(part) for part in frame.split(",")] if frame else [_DEFAULT_HW]
+    sizes = [_size_hw(part) for part in frame.split(",")] if frame else None
     if json and markdown:
         raise InputError("--json and --markdown exclude each other; give one of them")
-    report = _measure(_Request(engine, source, batches, sizes, bool(frame), seconds, warmup, device, threads))
+    from sdi.runtime.engine.tiling import Tiling, parse_tile
+
+    tiling = Tiling(parse_tile(tile), overlap, mm_per_pixel)
+    report = _measure(_Request(engine, source, batches, sizes, tiling, seconds, warmup, device, threads))
     if json:
         print_json(report)
     else:
-        _show(report, markdown)
+        from sdi.runtime.bench.tables import print_report
+
+        print_report(report, markdown)
 
 
 @dataclass(frozen=True)
 class _Request:
     """What to measure, and how."""
 
-    paths: list[Path]
+    paths: Sequence[Path]
     source: str | None
-    batches: list[int]
-    sizes: list[tuple[int, int]]
-    size_given: bool
+    batches: Sequence[int]
+    sizes: Sequence[tuple[int, int]] | None  # of frames; None: each engine's own
+    tiling: Tiling
     seconds: float
     warmup: int
     device: str
     threads: int | None
 
+    def frame_hw(self, engine: Engine, size_hw: tuple[int, int] | None = None) -> tuple[int, int]:
+        """Of the frames that an engine is given, where `size_hw` is wanted, or the first of `sizes`."""
+        if self.sizes is None:
+            return engine.frame_hw or _DEFAULT_HW
+        return size_hw or self.sizes[0]
+
+
+def _check(engine: Engine, request: _Request) -> None:
+    for size_hw in request.sizes or ():
+        if engine.frame_hw not in (None, size_hw) and engine.grid(size_hw) is None:
+            raise InputError(
+                f"{engine.path} takes {engine.frame_hw[0]}x{engine.frame_hw[1]} alone; leave --frame out, or let "
+                f"--tile cut frames of {size_hw[0]}x{size_hw[1]} into windows"
+            )
+    if engine.batch is not None and list(request.batches) not in ([1], [engine.batch]):
+        raise InputError(f"{engine.path} takes batches of {engine.batch} alone; leave --batch out")
+
 
 def _measure(request: _Request) -> dict[str, Any]:
-    from rich.progress import Progress
-
     from sdi.runtime.bench.loop import measure_loops, measure_source
     from sdi.runtime.bench.measure import describe_machine, measure_start, strip_frames
-    from sdi.runtime.engine.open import open_engine
+    from sdi.runtime.common.progress import ConsoleProgress
+    from sdi.runtime.engine.open import open_tiled
     from sdi.runtime.sources.open import open_source
 
-    source, batches, sizes, seconds = request.source, request.batches, request.sizes, request.seconds
     before = describe_machine()
     alone: list[dict[str, Any]] = []
     starts = []
+    source, seconds, device, threads = request.source, request.seconds, request.device, request.threads
+    sizes = request.sizes or [_DEFAULT_HW]
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_engine(path, request.device, request.threads)) for path in request.paths]
+        engines = [stack.enter_context(open_tiled(path, device, threads, request.tiling)) for path in request.paths]
         for opened in engines:
-            if request.size_given and opened.frame_hw is not None and sizes != [opened.frame_hw]:
-                raise InputError(
-                    f"{opened.path} takes {opened.frame_hw[0]}x{opened.frame_hw[1]} alone; leave --frame out"
-                )
-            if opened.batch is not None and batches not in ([1], [opened.batch]):
-                raise InputError(f"{opened.path} takes batches of {opened.batch} alone; leave --batch out")
-        progress = stack.enter_context(Progress(console=log, transient=True, disable=not log.is_terminal))
-        work = progress.add_task("", total=len(sizes) * len(batches) + 1 + len(engines))
+            _check(opened, request)
+        steps = len(sizes) * len(request.batches) + 1 + len(engines)
+        work = stack.enter_context(ConsoleProgress().task("measuring", steps))
         for size_hw in sizes:
-            for count in batches:
-                progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
-                alone += _measure_alone(engines, size_hw, count, seconds, request.warmup)
-                progress.advance(work)
-        progress.update(work, description="engines in the loop")
-        strips = [strip_frames(each.frame_hw or sizes[0]) for each in engines]
+            for count in request.batches:
+                work.describe(f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
+                alone += _measure_alone(engines, [request.frame_hw(each, size_hw) for each in engines], count, request)
+                work.advance()
+        work.describe("engines in the loop")
+        strips = [strip_frames(request.frame_hw(each)) for each in engines]
         calls = [partial(opened, strip[0]) for opened, strip in zip(engines, strips, strict=True)]
         looks = _looks(engines, calls)
         if source is None:
@@ -136,12 +157,12 @@ def _measure(request: _Request) -> dict[str, Any]:
                     loops.append(measure_source(opened, grabbed, seconds))
         for row, facts in zip(loops, _gpu_facts(engines, looks, _looks(engines, calls)), strict=True):
             row |= facts
-        progress.advance(work)
+        work.advance()
         for opened in engines:
-            progress.update(work, description=f"{opened.path.name} in a fresh process")
-            start = measure_start(opened.path, request.device, request.threads, opened.frame_hw or sizes[0])
+            work.describe(f"{opened.path.name} in a fresh process")
+            start = measure_start(opened.path, device, threads, request.frame_hw(opened))
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
-            progress.advance(work)
+            work.advance()
         names = [str(opened.path) for opened in engines]
     return {
         "machine": before,
@@ -158,29 +179,41 @@ def _measure(request: _Request) -> dict[str, Any]:
 
 
 def _measure_alone(
-    engines: list[Engine], size_hw: tuple[int, int], count: int, seconds: float, warmup: int
+    engines: list[Engine], sizes: list[tuple[int, int]], count: int, request: _Request
 ) -> list[dict[str, Any]]:
-    """One row for each engine; on a GPU with the time on the device, and the GPU's state before and after."""
+    """A row an engine, given frames of its size; on a GPU with its own time, and its state before and after.
+
+    Frames that go in windows are timed from frame to map, in turns with the same number of bare windows.
+    """
     import numpy as np
 
     from sdi.runtime.bench.measure import device_metrics, latency_metrics, strip_frames, time_calls
 
     inputs: list[np.ndarray] = []
-    for opened in engines:
-        frames = strip_frames(opened.frame_hw or size_hw)
-        inputs.append(np.stack([frames[i % len(frames)] for i in range(opened.batch or count)]))
-    calls = [partial(opened.execute, given) for opened, given in zip(engines, inputs, strict=True)]
+    calls: list[Callable[[], object]] = []
+    bare: dict[int, Callable[[], object]] = {}  # of engines that cut frames into windows, by their place
+    for place, (opened, size_hw) in enumerate(zip(engines, sizes, strict=True)):
+        grid = opened.grid(size_hw)
+        frames = strip_frames(size_hw if grid is None else opened.frame_hw or grid.window_hw)
+        given = np.stack([frames[i % len(frames)] for i in range(opened.batch or count)])
+        inputs.append(given)
+        calls.append(partial(opened.execute, given))
+        if grid is not None:
+            bare[place] = calls[place]
+            calls[place] = partial(opened, strip_frames(size_hw)[0])
     looks = _looks(engines, calls)
-    timed = [
-        latency_metrics(values, len(given))
-        for values, given in zip(time_calls(calls, seconds, warmup), inputs, strict=True)
-    ]
+    times = time_calls([*calls, *bare.values()], request.seconds, request.warmup)
+    bare_ms = {place: float(np.median(values)) for place, values in zip(bare, times[len(calls) :], strict=True)}
     facts = _gpu_facts(engines, looks, _looks(engines, calls))
-    rows = []
-    for opened, given, metrics, gpu in zip(engines, inputs, timed, facts, strict=True):
-        row = {"engine": str(opened.path), "batch": len(given), "size": f"{given.shape[1]}x{given.shape[2]}", **metrics}
-        row["ratio"] = timed[0]["p50_ms"] / metrics["p50_ms"]
-        rows.append({**row, **gpu, **device_metrics(opened, given)})
+    rows: list[dict[str, Any]] = []
+    for place, (opened, given, size_hw, values) in enumerate(zip(engines, inputs, sizes, times, strict=False)):
+        grid = opened.grid(size_hw)
+        metrics = latency_metrics(values, len(given) if grid is None else 1)
+        row = {"engine": str(opened.path), "batch": len(given), "size": f"{size_hw[0]}x{size_hw[1]}", **metrics}
+        row["ratio"] = rows[0]["p50_ms"] / metrics["p50_ms"] if rows else 1.0
+        if grid is not None:
+            row |= {"windows": len(grid), "of_bare": bare_ms[place] / len(given) * len(grid) / metrics["p50_ms"]}
+        rows.append({**row, **facts[place], **device_metrics(opened, given)})
     return rows
 
 
@@ -204,70 +237,6 @@ def _gpu_facts(
         row = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
         facts.append(row if opened.on_gpu else {})
     return facts
-
-
-def _show(report: dict[str, Any], markdown: bool) -> None:
-    machine = report["machine"]
-    out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
-    out.print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
-    load = machine["load_1min"]
-    if load is not None and load > 0.5:  # other work slows every measurement
-        out.print(f"Other work was running at the start (load {load:.1f}): trust ratios more than times.")
-    engines = [_engine_cells(row) for row in report["engines"]]
-    columns = ["engine", "batch", "size", *_COLUMNS]
-    in_loop = _LOOP_COLUMNS
-    if any("throttled" in row for row in report["engines"]):
-        columns += _GPU_COLUMNS
-        in_loop = [*_LOOP_COLUMNS, "throttled"]
-    _table("Alone", engines, columns, markdown)
-    source = report["loop"][0]["source"]
-    _table(f"In the loop, {source}; times in ms", [_loop_cells(row) for row in report["loop"]], in_loop, markdown)
-    starts = [{**row, "engine": Path(row["engine"]).name} for row in report["start"]]
-    _table("From the start of a process", starts, [name for name in starts[0] if name != "device"], markdown)
-
-
-def _engine_cells(row: dict[str, Any]) -> dict[str, Any]:
-    cells = {**row, "engine": Path(row["engine"]).name, "ratio": f"{row['ratio']:.2f}"}
-    look = row.get("gpu_after") or {}
-    cells["gpu_mhz"] = look.get("clock_mhz")
-    cells["power_mode"] = look.get("power_mode")
-    cells["throttled"] = _throttled(row)
-    return cells
-
-
-def _loop_cells(row: dict[str, Any]) -> dict[str, Any]:
-    cells = {**row, "engine": Path(row["engine"]).name}
-    cells["of_alone"] = None if row["of_alone"] is None else f"{row['of_alone']:.2f}"
-    cells["throttled"] = _throttled(row)
-    for stage in ("engine", "age"):
-        for name in ("p50", "p95", "p99"):
-            cells[f"{stage}_{name}"] = row[f"{stage}_ms"].get(name)
-    return cells
-
-
-def _throttled(row: dict[str, Any]) -> str | None:
-    reasons = row.get("throttled")
-    return None if reasons is None else ", ".join(reasons) or "no"
-
-
-def _table(title: str, rows: list[dict[str, Any]], columns: list[str], markdown: bool) -> None:
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    if markdown:
-        lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
-        out.print(f"\n{title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-        return
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns), box=None)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    out.print(f"\n{title}:")
-    out.print(table)
-
-
-def _cell(value: Any) -> str:
-    return "?" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _positive(text: str, option: str, example: str) -> int:

@@ -14,9 +14,7 @@ from sdi.runtime.sinks.outbox import Courier, Undelivered
 __all__ = ["MqttCourier"]
 
 _KEEPALIVE_S = 20
-_SLOWEST_RECONNECT_S = 30
 _TICK_S = 0.2  # `deliver` looks this often whether it should give up
-_TRY_TICKS = 50  # ticks after which the broker counts as not answering
 
 
 class MqttCourier(Courier):
@@ -28,18 +26,21 @@ class MqttCourier(Courier):
 
     Args:
         url: mqtt://[USER[:PASSWORD]@]HOST[:PORT][/PREFIX], or mqtts:// for TLS; PREFIX is `sdi/STATION` by default.
+        answer_s: after so long without an answer the event counts as undelivered.
+        reconnect_s: the longest wait before the client connects again, whole seconds.
     Raises:
         InputError: the URL is malformed.
     """
 
     kind = "mqtt"
 
-    def __init__(self, url: str, station: str) -> None:
+    def __init__(self, url: str, station: str, *, answer_s: float = 10.0, reconnect_s: int = 30) -> None:
         import paho.mqtt.client as mqtt  # an extra
         from paho.mqtt.enums import CallbackAPIVersion
 
         broker = _parse(url, station)
         self.prefix = broker.prefix
+        self._ticks = max(1, round(answer_s / _TICK_S))
         self.name = f"broker {broker.host}:{broker.port}/{broker.prefix}"
         # The client's own thread sets these. Plain values: the client calls back under its own locks, so a lock of ours
         # around its `publish` could cause a deadlock.
@@ -57,12 +58,12 @@ class MqttCourier(Courier):
         if broker.secure:
             self._client.tls_set()  # the system's authorities, or those that SSL_CERT_FILE names
         self._client.will_set(f"{self.prefix}/status", "offline", qos=1, retain=True)
-        self._client.reconnect_delay_set(1, _SLOWEST_RECONNECT_S)
+        self._client.reconnect_delay_set(1, reconnect_s)
         self._client.connect_async(broker.host, broker.port, _KEEPALIVE_S)
         self._client.loop_start()
 
     def deliver(self, kind: str, body: bytes, give_up: threading.Event) -> None:
-        for _ in range(_TRY_TICKS):
+        for _ in range(self._ticks):
             # The client itself sends again what was published before the connection was lost.
             if (self._pending is None or self._pending[1] != body) and self._client.is_connected():
                 self._acknowledged.clear()

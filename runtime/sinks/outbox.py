@@ -6,6 +6,7 @@ import abc
 import json
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sdi.runtime.common.console import log, warn
@@ -14,12 +15,18 @@ from sdi.runtime.records import event_record, skipped_record
 from sdi.runtime.sinks.base import Counter, Sink
 from sdi.runtime.sinks.spool import Spool
 
-__all__ = ["Courier", "Outbox", "Refused", "Undelivered"]
+__all__ = ["Courier", "Outbox", "Refused", "Retry", "Undelivered"]
 
-_FIRST_WAIT_S = 1.0
-_LONGEST_WAIT_S = 30.0
 _QUIET = ("frame_stale",)  # may come with every frame: its count is a metric
-_PATIENCE_S = 5.0  # how long the end of a run waits for what is still queued
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How an outbox sends an event again. The wait doubles after each attempt."""
+
+    first_s: float = 1.0
+    longest_s: float = 30.0
+    patience_s: float = 5.0  # for so long the end of a run waits for events in the queue
 
 
 class Undelivered(Exception):
@@ -65,10 +72,11 @@ class Outbox(Sink):
         station: this machine's name in every message.
     """
 
-    def __init__(self, courier: Courier, spool: Spool, station: str) -> None:
+    def __init__(self, courier: Courier, spool: Spool, station: str, retry: Retry = Retry()) -> None:
         self.courier = courier
         self.spool = spool
         self._station = station
+        self._retry = retry
         self._wake = threading.Event()
         self._ending = threading.Event()
         self._give_up = threading.Event()
@@ -97,9 +105,9 @@ class Outbox(Sink):
     def close(self, *, complete: bool) -> None:
         self._ending.set()
         self._wake.set()
-        self._thread.join(timeout=_PATIENCE_S)
+        self._thread.join(timeout=self._retry.patience_s)
         self._give_up.set()
-        self._thread.join(timeout=_PATIENCE_S)
+        self._thread.join(timeout=self._retry.patience_s)
         waiting, lost = len(self.spool), self.spool.lost
         if waiting:
             warn(f"{self.courier.name}: events that wait for the next run: {waiting}")
@@ -114,7 +122,8 @@ class Outbox(Sink):
         self._wake.set()
 
     def _send_all(self) -> None:
-        wait_s = _FIRST_WAIT_S
+        retry = self._retry
+        wait_s = retry.first_s
         while not self._give_up.is_set():
             self._wake.clear()
             oldest = self.spool.first()
@@ -132,15 +141,15 @@ class Outbox(Sink):
                 warn(f"{self.courier.name} refuses event {number}: {error}")
                 self.spool.refuse(number)
             except Exception as error:  # Undelivered, or an unforeseen error, which must not end the thread
-                if wait_s == _FIRST_WAIT_S:
+                if wait_s == retry.first_s:
                     why = error if isinstance(error, Undelivered) else repr(error)
                     warn(f"{self.courier.name}: {why}; events wait on disk and are sent when it answers")
                 if self._ending.wait(wait_s):
                     return
-                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+                wait_s = min(2 * wait_s, retry.longest_s)
                 continue
             else:
                 self.spool.remove(number)
-            if wait_s > _FIRST_WAIT_S:
+            if wait_s > retry.first_s:
                 log.print(f"{self.courier.name} answers again; events left to send: {len(self.spool)}")
-            wait_s = _FIRST_WAIT_S
+            wait_s = retry.first_s

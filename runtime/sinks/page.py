@@ -9,7 +9,7 @@ from sdi.runtime.frame import Event, Result, Skipped
 from sdi.runtime.sinks.base import Sink
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
-from sdi.runtime.sinks.web import WebServer, is_loopback
+from sdi.runtime.sinks.web import Limits, WebServer, is_loopback
 
 __all__ = ["PageSink", "parse_address"]
 
@@ -29,7 +29,14 @@ class PageSink(Sink):
         InputError: the address is taken or not this machine's, or others could read without a token.
     """
 
-    def __init__(self, board: Board, metrics: Metrics | None, address: tuple[str, int], token: str | None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        metrics: Metrics | None,
+        address: tuple[str, int],
+        token: str | None,
+        limits: Limits | None = None,
+    ) -> None:
         if token is None and not is_loopback(address[0]):
             raise InputError(
                 f"--http {address[0]}:{address[1]} lets others read: pass --token, or SDI_TOKEN in the environment, of "
@@ -42,7 +49,7 @@ class PageSink(Sink):
         self.board = board
         self.metrics = metrics
         try:
-            self._server = WebServer(address, board, metrics, token)
+            self._server = WebServer(address, board, metrics, token, limits or Limits())
         except (OSError, OverflowError, UnicodeError) as error:
             raise InputError(f"--http cannot listen on {address[0]}:{address[1]} ({error}); choose another") from error
         host = f"[{address[0]}]" if ":" in address[0] else address[0]

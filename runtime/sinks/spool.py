@@ -21,7 +21,6 @@ __all__ = ["Spool", "default_spool_folder", "spool_path"]
 
 _OURS = 0x73646951  # "sdiQ" in the file's header: application_id of SQLite
 _ROW_BYTES = 64  # what a row costs beside its body, about
-_HELD = 1000  # events held in memory while the disk takes none
 
 
 class Spool:
@@ -29,7 +28,7 @@ class Spool:
 
     Every body gets a sequence number, which continues after a restart: a receiver sees from it what it has already and
     what was lost. When the bodies exceed `max_bytes`, the oldest are removed and counted. While the disk cannot be
-    written, up to 1,000 bodies wait in memory.
+    written, up to `held` bodies wait in memory.
 
     Attributes:
         lost: bodies that were given up since the spool was made, over all runs.
@@ -37,9 +36,10 @@ class Spool:
         InputError: the file cannot be written, is not a spool, or another run uses it.
     """
 
-    def __init__(self, path: Path, *, max_bytes: int = 64 << 20) -> None:
+    def __init__(self, path: Path, *, max_bytes: int = 64 << 20, held: int = 1000) -> None:
         self._path = Path(path)
         self._max_bytes = max_bytes
+        self._held = held
         self._lock = threading.Lock()
         self._memory: deque[tuple[int, str]] = deque()  # newer than all on disk
         self._ailing = False
@@ -63,7 +63,7 @@ class Spool:
             self._next += 1
             self._memory.append((number, body))
             self._save()
-            while len(self._memory) > _HELD:
+            while len(self._memory) > self._held:
                 self._memory.popleft()
                 self.lost += 1
             return number

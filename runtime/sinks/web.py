@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from importlib.resources import files
 from typing import Any
@@ -21,11 +22,8 @@ from sdi.runtime.common.console import warn
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
 
-__all__ = ["WebServer", "is_loopback"]
+__all__ = ["Limits", "WebServer", "is_loopback"]
 
-_CONNECTIONS = 32  # at a time; one more is answered 503
-_STREAMS = 8  # of them showing live pictures
-_TIMEOUT_S = 10.0  # of one read or write: who is slower is let go
 _STREAM_PAUSE_S = 0.1  # between two live pictures: 10 a second, whatever the camera does
 _COOKIE = "sdi_token"
 _COOKIE_S = 30 * 24 * 3600
@@ -50,6 +48,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What readers may ask of the server."""
+
+    connections: int = 32  # at a time; one more is answered 503
+    streams: int = 8  # of them with live pictures
+    timeout_s: float = 10.0  # for one read or write; slower readers are disconnected
+
+
 class WebServer(http.server.ThreadingHTTPServer):
     """A thread for each of a bounded number of connections; every read and write has a timeout.
 
@@ -63,14 +70,22 @@ class WebServer(http.server.ThreadingHTTPServer):
     block_on_close = False  # a reader that hangs must not hold up the end of a run
     request_queue_size = 64
 
-    def __init__(self, address: tuple[str, int], board: Board, metrics: Metrics | None, token: str | None) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        board: Board,
+        metrics: Metrics | None,
+        token: str | None,
+        limits: Limits = Limits(),
+    ) -> None:
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self.board = board
         self.metrics = metrics
         self.token = token
-        self.streams = threading.BoundedSemaphore(_STREAMS)
-        self._connections = threading.BoundedSemaphore(_CONNECTIONS)
+        self.limits = limits
+        self.streams = threading.BoundedSemaphore(limits.streams)
+        self._connections = threading.BoundedSemaphore(limits.connections)
         super().__init__(address, _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -102,8 +117,11 @@ class WebServer(http.server.ThreadingHTTPServer):
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: WebServer
     protocol_version = "HTTP/1.1"
-    timeout = _TIMEOUT_S
     server_version, sys_version = "sdi-run", ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.limits.timeout_s)
 
     def do_GET(self) -> None:
         self._route(self._get)
@@ -210,7 +228,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         seen = 0
         while not board.closed and not self._is_gone():
             started = time.monotonic()
-            newest = board.live(source, seen, _TIMEOUT_S)
+            newest = board.live(source, seen, self.server.limits.timeout_s)
             if newest is None:
                 continue
             seen, jpeg = newest
@@ -224,7 +242,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except BlockingIOError:
             return False
         finally:
-            self.connection.settimeout(_TIMEOUT_S)
+            self.connection.settimeout(self.server.limits.timeout_s)
 
     def _send_thumbnail(self, number: str) -> None:
         jpeg = self.server.board.thumbnail(int(number)) if number.isascii() and number.isdigit() else None

@@ -15,7 +15,6 @@ from sdi.runtime.sinks.outbox import Courier, Refused, Undelivered
 
 __all__ = ["WebhookCourier"]
 
-_TIMEOUT_S = 10.0
 # Repeating cannot mend these. Somebody may mend all others meanwhile, also a wrong address or login.
 _FINAL = {400, 413, 415, 422}
 
@@ -25,13 +24,15 @@ class WebhookCourier(Courier):
 
     SDI_WEBHOOK_TOKEN in the environment, if there is one, is sent as a bearer token.
 
+    Args:
+        timeout_s: for connecting, and for each read and write.
     Raises:
         InputError: the URL is malformed.
     """
 
     kind = "webhook"
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
         parts = _parts(url)
         if parts.username is not None or parts.password is not None:
             raise InputError("--webhook takes no login in its URL; put a token in the environment: SDI_WEBHOOK_TOKEN")
@@ -41,6 +42,7 @@ class WebhookCourier(Courier):
             raise InputError(f"--webhook '{url}' holds letters that no URL may; write them as %XX")
         self.name = f"webhook {parts.scheme}://{parts.netloc}{parts.path}"  # what follows '?' is often a secret
         self._url = url
+        self._timeout_s = timeout_s
         self._headers = {"Content-Type": "application/json", "User-Agent": "sdi-run"}
         if token := os.environ.get("SDI_WEBHOOK_TOKEN"):
             self._headers["Authorization"] = f"Bearer {token}"
@@ -49,7 +51,7 @@ class WebhookCourier(Courier):
     def deliver(self, kind: str, body: bytes, give_up: threading.Event) -> None:
         request = urllib.request.Request(self._url, body, self._headers, method="POST")
         try:
-            self._opener.open(request, timeout=_TIMEOUT_S).close()
+            self._opener.open(request, timeout=self._timeout_s).close()
         except urllib.error.HTTPError as error:
             error.close()
             answer = f"it answered {error.code} {error.reason}"

@@ -24,8 +24,6 @@ os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_flags;prefer_tcp|ff
 # Likewise the seconds that a read from a V4L2 camera may take: OpenCV's default, 10 s, is too long for a line.
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "5")
 
-_OPEN_TIMEOUT_MS = 10_000
-_READ_TIMEOUT_MS = 5_000
 # What OpenCV needs at a pipeline's end: BGR, and the newest frame alone.
 _APPSINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 _CSI_SIZE_WH, _CSI_FPS = (1280, 720), 30.0  # a mode that every CSI sensor for the Jetson has
@@ -65,7 +63,8 @@ def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture | Patien
         raise InputError(f"--fps and --fourcc are for cameras; set them where {public_name(spec)} is made")
     capture: cv2.VideoCapture | PatientCapture
     if pipeline is None:
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _OPEN_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _READ_TIMEOUT_MS]
+        open_ms, read_ms = (round(1000 * s) for s in (settings.open_timeout_s, settings.read_timeout_s))
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, open_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, read_ms]
         capture = cv2.VideoCapture(spec, cv2.CAP_FFMPEG, limits)
         advice = "check the address with ffplay, the network and the camera's login"
     else:
@@ -79,7 +78,7 @@ def open_capture(spec: str, settings: LiveSettings) -> cv2.VideoCapture | Patien
         advice = f"try it: gst-launch-1.0 {public_name(pipeline.rpartition(' ! ')[0])} ! fakesink"
         try:
             capture = PatientCapture(
-                partial(cv2.VideoCapture, pipeline, cv2.CAP_GSTREAMER), _OPEN_TIMEOUT_MS / 1000, _READ_TIMEOUT_MS / 1000
+                partial(cv2.VideoCapture, pipeline, cv2.CAP_GSTREAMER), settings.open_timeout_s, settings.read_timeout_s
             )
         except DeviceError as error:
             raise DeviceError(f"pipeline {public_name(spec)} does not open: {error}; {advice}") from error

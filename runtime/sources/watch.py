@@ -16,9 +16,7 @@ from sdi.runtime.sources.base import Source
 
 __all__ = ["WatchSource"]
 
-_LOOK_S = 0.2  # between two looks into the folder
 _SHARE = 4  # the pause after a look is so many times as long as the look, which takes long with many thousands of files
-_SETTLED_S = 2.0  # a picture that still cannot be read this long after its last change is broken
 
 _State = tuple[int, int]  # size, time of last change
 
@@ -31,6 +29,9 @@ class WatchSource(Source):
     finished; a file that is written again is taken again. The folder is listed again and again, so network shares work.
     While the folder is gone (`source_lost`), it is tried again until `source_back`.
 
+    Args:
+        look_s: seconds between two looks into the folder, at least.
+        settled_s: a picture that still cannot be read so long after its last change is broken.
     Raises:
         InputError: no such folder.
     """
@@ -38,11 +39,13 @@ class WatchSource(Source):
     live = False
     endless = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, look_s: float = 0.2, settled_s: float = 2.0) -> None:
         self.name = f"watch:{folder}"
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; --watch takes the folder that pictures appear in")
         self._folder = folder
+        self._look_s = look_s
+        self._settled_s = settled_s
         self.inputs = [folder / "*"]  # no output may go into this folder: it would be taken as input
         self._seen: dict[Path, _State] = {}  # at the latest look
         self._since: dict[Path, float] = {}  # time.monotonic() when this state was first seen
@@ -72,7 +75,7 @@ class WatchSource(Source):
                     try:
                         image = read_image(path)
                     except InputError as error:
-                        settled = time.monotonic() - self._since[path] > _SETTLED_S
+                        settled = time.monotonic() - self._since[path] > self._settled_s
                         if settled or not path.exists():
                             self._taken[path] = self._seen[path]
                             yield self.skipped(name, str(error))
@@ -80,7 +83,7 @@ class WatchSource(Source):
                     self._taken[path] = self._seen[path]
                     yield self.frame(index, name, image)
                     index += 1
-            self.pause(max(_LOOK_S, _SHARE * look_s))
+            self.pause(max(self._look_s, _SHARE * look_s))
 
     def _look(self) -> list[Path]:
         """Pictures that did not change between the last two looks and were not taken, the oldest first."""

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines import PlainEngine
 from sdi.runtime.bench.cli import main
 from sdi.runtime.bench.loop import measure_loops
 from sdi.runtime.bench.measure import latency_metrics, strip_frames, time_calls
 from sdi.runtime.doctor.gpu_state import GpuState, jetson_state, smi_state, throttling
 from sdi.runtime.doctor.probes import Clock
-from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.onnx_runtime import OnnxRuntimeEngine
 from sdi.runtime.engine.shipped import default_engine
 from sdi.runtime.pipeline.summary import SourceSummary, Summary
@@ -91,20 +91,16 @@ def test_the_loop_takes_turns_with_the_engine_alone() -> None:
     """An engine on which every call waits for the loop's or the bench's turn: the order of calls tells the turns."""
     order: list[str] = []
 
-    class Noting(Engine):
-        path, manifest, frame_hw, batch, device = Path("noting"), None, None, None, "test"
-
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def execute(self, frames: np.ndarray) -> np.ndarray:
-            turn = self.name + ("L" if threading.current_thread().name == "infer" else "A")
+    def noting(name: str) -> PlainEngine:
+        def note(frames: np.ndarray) -> None:
+            turn = name + ("L" if threading.current_thread().name == "infer" else "A")
             if not order or order[-1] != turn:
                 order.append(turn)
-            return frames[..., 0].copy()
+
+        return PlainEngine(note)
 
     frames = strip_frames((16, 16))
-    figures = measure_loops([(Noting("a"), frames), (Noting("b"), frames)], 0.2)
+    figures = measure_loops([(noting("a"), frames), (noting("b"), frames)], 0.2)
     assert order == ["aA", "aL", "bA", "bL"] * 2
     for row in figures:
         assert row["frames"] == row["sources"][0]["frames"] > 2

@@ -331,7 +331,7 @@ _NASTY: list[Any] = [
 ]  # fmt: skip
 
 
-def _mutated_bytes(data: bytes, rng: random.Random) -> bytes:
+def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
     kind, place = rng.randrange(5), rng.randrange(len(data))
     if kind == 0:
         return data[:place]
@@ -371,7 +371,7 @@ def test_2000_broken_manifests(make_engine: Make) -> None:
     with open_engine(engine_path) as engine:
         for number in range(2000):
             if number % 2:
-                beside.write_bytes(_mutated_bytes(good, rng))
+                beside.write_bytes(mutated_bytes(good, rng))
             else:
                 beside.write_text(json.dumps(_mutated_value(json.loads(good), rng)))
             try:
@@ -393,7 +393,7 @@ def test_500_broken_plan_headers(make_engine: Make, tmp_path: Path) -> None:
     for magic in (b"ftrt", b"vtrt"):
         good = magic + bytes(12) + (300).to_bytes(8, "little") + bytes((1, 7, 1, 116)) + rng.randbytes(272)
         for _ in range(250):
-            data = _mutated_bytes(good, rng)
+            data = mutated_bytes(good, rng)
             path.write_bytes(data)
             header = PlanHeader.of(data[:HEADER_BYTES])
             if header is None:
@@ -409,13 +409,13 @@ import random, sys
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, {folder!r})
-from test_faults import _mutated_bytes
+from test_faults import mutated_bytes
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.common.errors import SdiError
 path, rng, loaded = Path({path!r}), random.Random(9), 0
 good = path.read_bytes()
 for number in range(500):
-    path.write_bytes(_mutated_bytes(good, rng))
+    path.write_bytes(mutated_bytes(good, rng))
     try:
         with open_engine(path, "cpu", 1) as engine:
             loaded += 1
@@ -443,7 +443,7 @@ def test_a_broken_engine_beside_its_manifest_is_never_loaded(seed: int, make_eng
     good = path.read_bytes()
     rng = random.Random(seed)
     for _ in range(50):
-        data = _mutated_bytes(good, rng)
+        data = mutated_bytes(good, rng)
         if data == good:
             continue
         path.write_bytes(data)

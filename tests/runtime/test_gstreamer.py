@@ -15,7 +15,6 @@ import pytest
 
 from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import capture as capture_module
 from sdi.runtime.sources.open import open_source
 from sdi.runtime.sources.patient import PatientCapture
 from sdi.runtime.sources.settings import LiveSettings
@@ -31,9 +30,10 @@ def _first(items: Iterator[Frame | Skipped | Event], kind: str) -> Event:
 @pytest.mark.gstreamer
 def test_a_pipeline_gives_frames() -> None:
     with open_source(f"gst:videotestsrc pattern=ball ! {SIZE}") as source:
-        frames = [next(iter(source.frames())) for _ in range(1)]
         assert source.live
-    assert all(isinstance(frame, Frame) and frame.image.shape == (48, 64, 3) for frame in frames)
+        items = source.frames()
+        frames = [next(items) for _ in range(3)]
+    assert [frame.image.shape for frame in frames if isinstance(frame, Frame)] == [(48, 64, 3)] * 3
 
 
 @pytest.mark.gstreamer
@@ -49,26 +49,24 @@ def test_a_pipeline_that_ends_is_lost_and_comes_back() -> None:
 @pytest.mark.gstreamer
 @pytest.mark.parametrize("pipeline", ["no-such-element ! video/x-raw", "videotestsrc ! video/x-raw,format=NONE"])
 def test_a_wrong_pipeline_is_refused_with_the_command_that_tells_why(
-    pipeline: str, monkeypatch: pytest.MonkeyPatch
+    pipeline: str,
 ) -> None:
-    monkeypatch.setattr(capture_module, "_OPEN_TIMEOUT_MS", 1000)
     with pytest.raises(DeviceError, match=r"^pipeline gst:.* does not open.*try it: gst-launch-1.0 .* ! fakesink$"):
-        open_source(f"gst:{pipeline}")
+        open_source(f"gst:{pipeline}", LiveSettings(open_timeout_s=1))
 
 
 @pytest.mark.gstreamer
-def test_a_pipeline_that_goes_silent_is_lost(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_that_goes_silent_is_lost(closed_port: int) -> None:
     """The sender is stopped, not ended: nothing tells GStreamer, and OpenCV before 4.7 waits for ever."""
-    monkeypatch.setattr(capture_module, "_READ_TIMEOUT_MS", 1000)
     launch = shutil.which("gst-launch-1.0")
     assert launch is not None, "apt-get install gstreamer1.0-tools"
-    sent = f"videotestsrc is-live=true pattern=ball ! {SIZE},framerate=25/1 ! jpegenc ! rtpjpegpay"
+    sent = f"videotestsrc is-live=true pattern=ball ! {SIZE},format=I420,framerate=25/1 ! jpegenc ! rtpjpegpay"
     sender = subprocess.Popen(
         [launch, "--quiet", *f"{sent} ! udpsink host=127.0.0.1 port={closed_port}".split()], stdout=subprocess.DEVNULL
     )
     received = f"gst:udpsrc address=127.0.0.1 port={closed_port} ! {RTP} ! rtpjpegdepay ! jpegdec"
     try:
-        with open_source(received, LiveSettings(give_up_s=0)) as source:
+        with open_source(received, LiveSettings(give_up_s=0, read_timeout_s=1)) as source:
             items = source.frames()
             assert isinstance(next(items), Frame)
             sender.send_signal(signal.SIGSTOP)
@@ -123,11 +121,10 @@ class Silent:
 
 def test_a_read_that_never_returns_is_a_lost_source(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = Silent()
-    monkeypatch.setattr(capture_module, "_READ_TIMEOUT_MS", 50)
     monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: True)
     monkeypatch.setattr(cv2, "VideoCapture", lambda *_: silent)
     with (
-        open_source("gst:silent ! appsink", LiveSettings(give_up_s=0)) as source,
+        open_source("gst:silent ! appsink", LiveSettings(give_up_s=0, read_timeout_s=0.05)) as source,
         pytest.raises(DeviceError, match=r"was lost after 0 frames: nothing came for 0.05 s"),
     ):
         for item in source.frames():

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines import PlainEngine
 from sdi.runtime.common.errors import DeviceError, InputError
-from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.frame import Event, Frame, Result, Skipped, Verdict
 from sdi.runtime.inspection.defects import DefectRule
@@ -63,22 +63,6 @@ class ListSource(Source):
                     yield item
         finally:
             self.ended.set()
-
-
-class PlainEngine(Engine):
-    """Answers the first channel, after `before` has had its say."""
-
-    def __init__(
-        self, before: Callable[[np.ndarray], object] = lambda frames: None, *, batch: int | None = None
-    ) -> None:
-        self.path, self.manifest, self.frame_hw, self.batch, self.device = Path("plain"), None, None, batch, "test"
-        self.before = before
-        self.shapes: list[tuple[int, ...]] = []
-
-    def execute(self, frames: np.ndarray) -> np.ndarray:
-        self.shapes.append(frames.shape)
-        self.before(frames)
-        return frames[..., 0].copy()
 
 
 class ListSink(Sink):
@@ -488,13 +472,11 @@ def test_a_real_stream_keeps_the_newest_and_its_end_is_a_loss(mjpeg: Any, make_e
     assert loop.summary.drops == last.drops == 40 - len(sink.results)
 
 
-def test_stop_ends_a_real_stream_that_goes_silent(
-    mjpeg: Any, make_engine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stop_ends_a_real_stream_that_goes_silent(mjpeg: Any, make_engine: Callable[..., Path]) -> None:
     """The camera sends no more and keeps the connection: the read gives up by its own limit."""
-    monkeypatch.setattr("sdi.runtime.sources.capture._READ_TIMEOUT_MS", 1000)
     mjpeg.push(*(np.full((48, 64, 3), 4 * i, np.uint8) for i in range(10)))
-    with open_engine(make_engine()) as engine, open_source(mjpeg.url) as source:
+    settings = LiveSettings(read_timeout_s=1)
+    with open_engine(make_engine()) as engine, open_source(mjpeg.url, settings) as source:
         loop = Loop(source, engine, [])
 
         def report(item: object) -> None:
@@ -514,8 +496,7 @@ def _named(name: str, count: int, level: int, size_hw: tuple[int, int], *, live:
 def test_sources_of_different_sizes_share_batches() -> None:
     """Both wait while the engine is busy with a first frame; from then on they go together."""
     left, right = _named("left", 30, 40, (8, 12)), _named("right", 30, 200, (4, 6))
-    engine = PlainEngine()
-    engine.frame_hw = (4, 6)
+    engine = PlainEngine(frame_hw=(4, 6))
     sink = ListSink()
     summary = Loop([left, right], engine, [sink]).run()
     assert summary.frames == 60

@@ -19,22 +19,14 @@ import pytest
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Skipped
-from sdi.runtime.sinks import mqtt as mqtt_module
-from sdi.runtime.sinks import outbox as outbox_module
-from sdi.runtime.sinks import webhook as webhook_module
-from sdi.runtime.sinks.outbox import Courier, Outbox, Undelivered
+from sdi.runtime.sinks.outbox import Courier, Outbox, Retry, Undelivered
 from sdi.runtime.sinks.spool import Spool
 from sdi.runtime.sinks.webhook import WebhookCourier
 
 WAIT_S = 30.0
+SOON = Retry(first_s=0.01, longest_s=0.1)
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 Answer = Callable[[http.server.BaseHTTPRequestHandler, dict[str, Any]], int]
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox_module, "_FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr(outbox_module, "_LONGEST_WAIT_S", 0.1)
 
 
 class Receiver:
@@ -93,8 +85,8 @@ def _event(number: int) -> Event:
     return Event("alarm", "strip", f"number {number}", 1e9 + number, {"frame": number})
 
 
-def _post(url: str, folder: Path, *numbers: int) -> Outbox:
-    box = Outbox(WebhookCourier(url), Spool(folder / "q"), "mill 3")
+def _post(url: str, folder: Path, *numbers: int, timeout_s: float = 10.0) -> Outbox:
+    box = Outbox(WebhookCourier(url, timeout_s), Spool(folder / "q"), "mill 3", SOON)
     for number in numbers:
         box.event(_event(number))
     return box
@@ -140,7 +132,7 @@ def test_a_webhook_that_is_down_loses_nothing(
                 told.set()
                 raise
 
-    box = Outbox(Telling(f"http://127.0.0.1:{closed_port}/"), Spool(tmp_path / "q"), "mill 3")
+    box = Outbox(Telling(f"http://127.0.0.1:{closed_port}/"), Spool(tmp_path / "q"), "mill 3", SOON)
     for number in range(5):
         box.event(_event(number))
     assert told.wait(WAIT_S)
@@ -175,10 +167,7 @@ def test_an_event_that_can_never_be_taken_does_not_hold_up_the_rest(
     assert "refuses event 2: it answered 422" in capsys.readouterr().err
 
 
-def test_a_webhook_that_hangs_holds_up_nobody(
-    receiver: Callable[..., Receiver], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhook_module, "_TIMEOUT_S", 0.2)
+def test_a_webhook_that_hangs_holds_up_nobody(receiver: Callable[..., Receiver], tmp_path: Path) -> None:
     hung, go_on = threading.Event(), threading.Event()
 
     def hang(handler: http.server.BaseHTTPRequestHandler, body: dict[str, Any]) -> int:
@@ -189,7 +178,7 @@ def test_a_webhook_that_hangs_holds_up_nobody(
         return 200
 
     service = receiver(answer=hang)
-    box = _post(service.url, tmp_path, 0)
+    box = _post(service.url, tmp_path, 0, timeout_s=0.2)
     assert hung.wait(WAIT_S)
     for number in range(1, 50):
         box.event(_event(number))  # returns though the receiver hangs
@@ -323,12 +312,10 @@ class Broker:
 
 
 @pytest.fixture
-def broker(tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+def broker(tmp_path: Path, closed_port: int) -> Iterator[Broker]:
     pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed: pip install 'sdi[line]'")
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
-    monkeypatch.setattr(mqtt_module, "_SLOWEST_RECONNECT_S", 1)
-    monkeypatch.setattr(mqtt_module, "_TRY_TICKS", 3)
     started = Broker(tmp_path, closed_port)
     yield started
     started.close()
@@ -337,7 +324,8 @@ def broker(tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch) ->
 def _mqtt(broker: Broker, folder: Path, prefix: str = "/strip") -> Outbox:
     from sdi.runtime.sinks.mqtt import MqttCourier
 
-    return Outbox(MqttCourier(f"mqtt://127.0.0.1:{broker.port}{prefix}", "mill3"), Spool(folder / "q"), "mill3")
+    courier = MqttCourier(f"mqtt://127.0.0.1:{broker.port}{prefix}", "mill3", answer_s=0.6, reconnect_s=1)
+    return Outbox(courier, Spool(folder / "q"), "mill3", SOON)
 
 
 def test_a_broker_gets_every_event_under_its_topic_and_the_status(broker: Broker, tmp_path: Path) -> None:
@@ -411,8 +399,10 @@ def test_the_broker_says_offline_for_a_run_that_was_killed(
 )
 def test_brokers_that_cannot_be(url: str, text: str) -> None:
     pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed: pip install 'sdi[line]'")
+    from sdi.runtime.sinks.mqtt import MqttCourier
+
     with pytest.raises(InputError, match=text):
-        mqtt_module.MqttCourier(url, "mill3")
+        MqttCourier(url, "mill3")
 
 
 def test_a_courier_that_fails_as_nobody_thought_of_is_asked_again(
@@ -429,16 +419,15 @@ def test_a_courier_that_fails_as_nobody_thought_of_is_asked_again(
                 raise error
             taken.put(body)
 
-    with Outbox(Odd(), Spool(tmp_path / "q"), "mill 3") as box:
+    with Outbox(Odd(), Spool(tmp_path / "q"), "mill 3", SOON) as box:
         box.event(_event(0))
         assert json.loads(taken.get(timeout=WAIT_S))["seq"] == 1
     assert "odd: ValueError('odd')" in capsys.readouterr().err
 
 
 def test_a_courier_that_hangs_for_ever_does_not_hang_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(outbox_module, "_PATIENCE_S", 0.2)
     let_go = threading.Event()
 
     class Hanging(Courier):
@@ -447,7 +436,7 @@ def test_a_courier_that_hangs_for_ever_does_not_hang_the_end(
         def deliver(self, kind: str, body: bytes, give_up: threading.Event) -> None:
             let_go.wait(WAIT_S)
 
-    box = Outbox(Hanging(), Spool(tmp_path / "q"), "mill 3")
+    box = Outbox(Hanging(), Spool(tmp_path / "q"), "mill 3", Retry(patience_s=0.2))
     box.event(_event(0))
     box.close(complete=True)
     assert "hanging: events that wait for the next run: 1" in capsys.readouterr().err

@@ -9,7 +9,6 @@ import re
 import shutil
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -25,10 +24,10 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Result, Skipped
 from sdi.runtime.inspection.defects import DefectRule, find_regions
 from sdi.runtime.run.outputs import Outputs
-from sdi.runtime.sinks import web as web_module
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
 from sdi.runtime.sinks.page import PageSink, parse_address
+from sdi.runtime.sinks.web import Limits
 from sdi.runtime.sources.base import Source
 
 WAIT_S = 30.0
@@ -63,13 +62,14 @@ def start() -> Iterator[Start]:
             token: str | None = None,
             sources: tuple[str, ...] = ("strip",),
             metrics: bool = True,
+            limits: Limits | None = None,
         ) -> PageSink:
             counted = None
             if metrics:
                 pytest.importorskip("prometheus_client", reason="prometheus_client: pip install 'sdi[line]'")
                 counted = Metrics(sources)
             board = Board(sources, DefectRule(), "mill 3")
-            return stack.enter_context(PageSink(board, counted, (host, 0), token))
+            return stack.enter_context(PageSink(board, counted, (host, 0), token, limits))
 
         yield begin
 
@@ -183,39 +183,28 @@ def test_a_reader_that_reads_nothing_holds_up_neither_the_loop_nor_the_end(start
     assert json.loads(_get(page, "/state.json")[2])["sources"][0]["frames"] == 200
 
 
-def test_readers_are_bounded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_are_bounded(start: Start) -> None:
     page = start()
     page.write(_result(1))
-    streams = [Stream(page) for _ in range(web_module._STREAMS)]
+    streams = [Stream(page) for _ in range(Limits().streams)]
     assert Stream(page).answer.status == 503
     assert _get(page, "/state.json")[0] == 200
-    idle = [
-        socket.create_connection(("127.0.0.1", urlsplit(page.url).port or 0)) for _ in range(web_module._CONNECTIONS)
-    ]
+    idle = [socket.create_connection(("127.0.0.1", urlsplit(page.url).port or 0)) for _ in range(Limits().connections)]
     assert idle[-1].recv(100).startswith(b"HTTP/1.1 503 ")
     for one in (*idle, *(stream.connection for stream in streams)):
         one.close()
 
 
-def test_a_reader_that_left_gives_its_place_back_though_no_picture_comes(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web_module, "_TIMEOUT_S", 0.1)
-    freed = threading.Semaphore(0)
-
-    class Telling(threading.BoundedSemaphore().__class__):  # type: ignore[misc]
-        def release(self, n: int = 1) -> None:
-            super().release(n)
-            freed.release()
-
-    page = start()
-    page._server.streams = Telling(1)
+def test_a_reader_that_left_gives_its_place_back_though_no_picture_comes(start: Start) -> None:
+    page = start(limits=Limits(streams=1, timeout_s=0.1))
     stream = Stream(page)
     assert Stream(page).answer.status == 503
     stream.answer.close()
     stream.connection.close()
-    assert freed.acquire(timeout=WAIT_S)
-    assert Stream(page).answer.status == 200
+    deadline = time.monotonic() + WAIT_S
+    while (status := Stream(page).answer.status) == 503:
+        assert time.monotonic() < deadline, "its place was never given back"
+    assert status == 200
 
 
 def test_metrics(start: Start) -> None:

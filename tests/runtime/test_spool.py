@@ -137,9 +137,8 @@ def test_a_full_disk_holds_events_in_memory_and_saves_them_when_there_is_room(
     spool.close()
 
 
-def test_what_memory_cannot_hold_either_is_counted(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdi.runtime.sinks.spool._HELD", 5)
-    spool = Spool(small_disk / "q")
+def test_what_memory_cannot_hold_either_is_counted(small_disk: Path) -> None:
+    spool = Spool(small_disk / "q", held=5)
     with pytest.raises(OSError, match="No space left"), (small_disk / "ballast").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))

@@ -14,21 +14,20 @@ import pytest
 
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.frame import Event, Frame, Skipped
-from sdi.runtime.sources import watch as watch_module
 from sdi.runtime.sources.open import open_source
+from sdi.runtime.sources.watch import WatchSource
 
 WAIT_S = 20.0
 Item = Frame | Skipped | Event
 
 
 @pytest.fixture
-def watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, Callable[[], Item]]]:
-    """A watched folder, and what gives the next item."""
-    monkeypatch.setattr(watch_module, "_LOOK_S", 0.01)
+def watch(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Path, Callable[[], Item]]]:
+    """A watched folder, and what gives the next item. A parameter: seconds until a broken picture is given up."""
     folder = tmp_path / "drop"
     folder.mkdir()
     items: queue.Queue[Item] = queue.Queue()
-    with open_source(f"watch:{folder}") as source:
+    with WatchSource(folder, look_s=0.01, settled_s=getattr(request, "param", 2.0)) as source:
         assert (source.live, source.endless, source.length) == (False, True, None)
 
         def run() -> None:
@@ -89,10 +88,8 @@ def test_a_picture_that_is_written_again_is_taken_again(watch: tuple[Path, Calla
         assert _level(following()) == ("latest", level)
 
 
-def test_a_broken_picture_is_skipped_once(
-    watch: tuple[Path, Callable[[], Item]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch_module, "_SETTLED_S", 0.05)
+@pytest.mark.parametrize("watch", [0.05], indirect=True)
+def test_a_broken_picture_is_skipped_once(watch: tuple[Path, Callable[[], Item]]) -> None:
     folder, following = watch
     (folder / "cut.png").write_bytes(_png(10)[:-20])
     item = following()

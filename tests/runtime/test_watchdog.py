@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdi.runtime.engine.base import Engine
+from engines import PlainEngine
 from sdi.runtime.frame import Event, Frame, Result, Skipped
 from sdi.runtime.inspection.inspector import Inspector
 from sdi.runtime.pipeline.channel import Channel
@@ -132,17 +132,6 @@ class _Source(Source):
             index += 1
 
 
-class _Engine(Engine):
-    path, manifest, frame_hw, batch, device = Path("plain"), None, None, None, "test"
-
-    def __init__(self, before: Callable[[], object]) -> None:
-        self.before = before
-
-    def execute(self, frames: np.ndarray) -> np.ndarray:
-        self.before()
-        return frames[..., 0].copy()
-
-
 class _Inspector(Inspector):
     def __init__(self, before: Callable[[], object]) -> None:
         super().__init__()
@@ -177,7 +166,7 @@ def test_a_stage_that_hangs_is_named_and_no_word_is_sent_until_it_goes_on(
 
     loop = Loop(
         _Source(before("source")),
-        _Engine(before("engine")),
+        PlainEngine(lambda frames: before("engine")()),
         [_Sink(before("sink"))],
         _Inspector(before("inspector")),
     )
@@ -207,7 +196,7 @@ def test_a_watchdog_of_another_process_or_none_asks_for_no_word(
     name: str, value: str, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
-    loop = Loop(_Source(lambda: None), _Engine(lambda: None), [])
+    loop = Loop(_Source(lambda: None), PlainEngine(), [])
     Watchdog(loop).run(lambda item: loop.stop())
     manager.until("STOPPING=1")
     assert manager.heard[0] == "READY=1"
@@ -250,7 +239,7 @@ def test_a_heartbeat_that_has_not_begun_is_not_silent() -> None:
 
 
 def test_silence_counts_from_the_start_of_a_run_to_its_end() -> None:
-    loop = Loop(_Source(lambda: None), _Engine(lambda: None), [])
+    loop = Loop(_Source(lambda: None), PlainEngine(), [])
     assert loop.most_silent()[1] == 0
     with suppress(ZeroDivisionError):
         loop.run(lambda item: 1 // 0)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tools.jetson.emulation import emulated_environment
@@ -49,10 +50,10 @@ def main() -> int:
     print(f"environments are kept in {cache}", flush=True)
 
     def lean() -> list[Step]:
-        return [_step(name, lambda name=name: _lean(name, cache)) for name in ENVIRONMENTS if name in wanted]  # type: ignore[misc]
+        return [_step(name, partial(_lean, name, cache)) for name in ENVIRONMENTS if name in wanted]
 
     def emulated() -> list[Step]:
-        return [_step("aarch64", lambda: _emulated(cache, given.whole))] if "aarch64" in wanted else []
+        return [_step("aarch64", partial(_emulated, cache, given.whole))] if "aarch64" in wanted else []
 
     with ThreadPoolExecutor(2) as pool:
         steps = [step for chain in [pool.submit(lean), pool.submit(emulated)] for step in chain.result()]
@@ -76,8 +77,8 @@ def _step(name: str, work: Callable[[], None]) -> Step:
 
 def _lean(name: str, cache: Path) -> None:
     folder = environment(name, cache)
-    said = _run(folder, ["-c", "import cv2, numpy, onnxruntime as o, sys; "
-                         "print(sys.version.split()[0], cv2.__version__, numpy.__version__, o.__version__)"])  # fmt: skip
+    versions = "sys.version.split()[0], cv2.__version__, numpy.__version__, onnxruntime.__version__"
+    said = _run(folder, ["-c", f"import cv2, numpy, onnxruntime, sys; print({versions})"])
     print(f"{name} ({ENVIRONMENTS[name]}): Python, OpenCV, NumPy, ONNX Runtime {said.strip()}", flush=True)
     _use(folder)
     tests = ["tests/runtime/test_gstreamer.py", "tests/runtime/test_live.py", "tests/runtime/test_faults.py"]
@@ -92,8 +93,8 @@ def _emulated(cache: Path, whole: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         _checked([sys.executable, "-m", "tools.jetson.exports", scratch])
         print(_run(folder, [answers, *sorted(map(str, Path(scratch).glob("*.onnx")))]), end="", flush=True)
-    _use(folder, "minet")  # emulated half takes half a minute a frame: of the default one frame must do
-    _checked([folder / "bin" / "sdi-run", "--source", ROOT / "tests" / "runtime" / "strip.png"])
+    _use(folder, "minet")  # emulated half takes half a minute a frame: the default has one frame and its self-test
+    _checked([folder / "bin" / "sdi-run", "--source", ROOT / "docs" / "demo.png"])
     files = ["tests/runtime"] if whole else [f"tests/runtime/test_{name}.py" for name in EMULATED_TESTS]
     _pytest("aarch64", folder, [*files, "--timeout", "600"])
 

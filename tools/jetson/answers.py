@@ -1,4 +1,4 @@
-"""Runs inside the environment under test: `python answers.py ENGINE...`; the golden answer of each, or why there is none.
+"""Runs inside the environment under test, `python answers.py ENGINE...`: does each load and keep its golden answer?
 
 It exits with 1 where an engine does not load, or answers otherwise than its manifest says.
 """
@@ -25,7 +25,9 @@ def main() -> int:
             failed = 1
             continue
         passed = golden is not None and golden.passed
-        off = "no golden record" if golden is None else f"{golden.difference:.2f} of {golden.tolerance:g} gray levels off"
+        off = (
+            "no golden record" if golden is None else f"{golden.difference:.2f} of {golden.tolerance:g} gray levels off"
+        )
         print(f"{'ok    ' if passed else 'FAILED'} {path}: {off} ({device}, {platform.machine()})", flush=True)
         failed |= not passed
     return failed

@@ -12,6 +12,7 @@ __all__ = ["ENVIRONMENTS", "environment"]
 
 TESTS = ["onnx>=1.17", "pytest>=8", "pytest-xdist>=3.6", "scipy"]  # what the runtime's tests need
 LINE = ["paho-mqtt>=2", "prometheus-client>=0.20"]
+_RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}  # of uv
 ENVIRONMENTS = {
     "lowest": "the lowest declared version of every dependency",
     "jetpack6": f"JetPack 6's set: {', '.join(pinned())}",
@@ -28,29 +29,26 @@ def environment(name: str, cache: Path) -> Path:
     """
     debian = name == "gstreamer"
     python = Path("/usr/bin/python3") if debian else _interpreter(name)
-    base = ["rich>=14.1", "typer>=0.16", *LINE]
-    packages = {
-        "lowest": [],
-        "jetpack6": [*pinned(), *base],
-        "newest": ["-U", "numpy", "opencv-python-headless", "onnxruntime", "rich", "typer", "paho-mqtt", "prometheus-client"],
-        # A wheel of OpenCV would hide Debian's.
-        "gstreamer": [*(package for package in pinned() if not package.startswith("opencv")), *base],
-    }[name]
+    packages = [*pinned(), "rich>=14.1", "typer>=0.16", *LINE]
+    if debian:  # a wheel of OpenCV would hide Debian's
+        packages = [package for package in packages if not package.startswith("opencv")]
     recipe = {"python": str(python), "packages": packages, "tests": TESTS}
-    if name == "lowest":
-        recipe["project"] = (ROOT / "pyproject.toml").read_text()
+    if name in _RESOLUTIONS:
+        recipe["packages"] = [(ROOT / "pyproject.toml").read_text()]
 
     def make(folder: Path) -> None:
         advice = "is python3-venv installed, and does pip reach its index?"
         call([python, "-m", "venv", *(["--system-site-packages"] if debian else []), folder], advice)
         inside = folder / "bin" / "python"
-        if name == "lowest":
-            lowest = ["--resolution", "lowest-direct", "-r", ROOT / "pyproject.toml", "--extra", "cpu", "--extra", "line"]
-            call([_uv(), "pip", "install", "--quiet", "--python", inside, *lowest], advice)
+        if name in _RESOLUTIONS:
+            uv: list[str | Path] = [Path(sys.executable).with_name("uv"), "pip"]
+            install: list[str | Path] = [*uv, "install", "--quiet", "--python", inside]
+            project: list[str | Path] = ["-r", ROOT / "pyproject.toml", "--extra", "cpu", "--extra", "line"]
+            call([*install, "--resolution", _RESOLUTIONS[name], *project], advice)
             # The tests' own tools must not lift what is under test.
-            held = call([_uv(), "pip", "freeze", "--python", inside], advice)
-            (folder / "held.txt").write_text(held)
-            call([_uv(), "pip", "install", "--quiet", "--python", inside, "-c", folder / "held.txt", *TESTS], advice)
+            held = folder / "held.txt"
+            held.write_text(call([*uv, "freeze", "--python", inside], advice))
+            call([*install, "-c", held, *TESTS], advice)
         else:
             pip: list[str | Path] = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
             call([*pip, *packages, *TESTS], advice)
@@ -74,7 +72,3 @@ def _interpreter(name: str) -> Path:
                 continue
             return python
     return Path(sys.executable)
-
-
-def _uv() -> Path:
-    return Path(sys.executable).with_name("uv")

@@ -1,6 +1,7 @@
 """One tiny engine of every network in every precision: `python -m tools.jetson.exports FOLDER`, with PyTorch.
 
-The networks are the tests' own: a few channels wide, at 64x64, with random weights that make their maps lively.
+MINet and TSERNet-lite with the weights that come with sdi, on frames of half their side; the others are a few channels
+wide, at 64x64, with random weights that make their maps lively.
 """
 
 from __future__ import annotations
@@ -18,14 +19,23 @@ sys.path.insert(0, str(ROOT / "tests"))
 import sdi.train.models as models
 from sdi.calibration.picture_set import SET_FILE
 from sdi.calibration.selection import choose_calibration_set
-from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
 from sdi.export.int8 import Int8Options
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
+from sdi.train.checkpoint import Checkpoint, load_checkpoint, shipped_checkpoint
 from sdi.train.models import model_names, model_spec
 from support import NARROW, lively_checkpoint
 
-SIDE = 64
+
+def _checkpoint(name: str) -> Checkpoint:
+    shipped = shipped_checkpoint(name)
+    if shipped is not None:
+        return replace(load_checkpoint(shipped), input_hw=(128, 128))
+    spec = model_spec(name)
+    if name != "tsernet-xs":  # narrow as it is
+        models._MODELS[name] = replace(spec, build=partial(spec.build, width=NARROW[spec.family]))
+    return lively_checkpoint(name, 64)
 
 
 def main() -> None:
@@ -40,14 +50,11 @@ def main() -> None:
             write_image(calibration / f"{kind}.png", draw_strip(kind, 10)[0])
         choose_calibration_set(calibration, len(DEFECTS)).write(calibration / SET_FILE)
         for name in names:
-            spec = model_spec(name)
-            if name != "tsernet-xs":  # narrow as it is
-                models._MODELS[name] = replace(spec, build=partial(spec.build, width=NARROW[spec.family]))
-            checkpoint = lively_checkpoint(name, SIDE)
+            source = ExportSource(_checkpoint(name), None)
             int8 = ExportRequest("int8", int8=Int8Options(calibration, keep=()))
             requests = [ExportRequest("fp32"), ExportRequest("fp16"), int8]
             for request in requests:
-                made = export_onnx(checkpoint, request, folder, checkpoint_sha256=None, overwrite=True)
+                made = export_onnx(source, request, folder, overwrite=True)
                 print(made.path.name, flush=True)
 
 

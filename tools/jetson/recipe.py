@@ -73,5 +73,7 @@ def write_commands(folder: Path) -> None:
     """sdi-run and its kin beside FOLDER/bin/python. They run the checkout that PYTHONPATH names, so it may change."""
     for name, room in COMMANDS.items():
         script = folder / "bin" / name
-        script.write_text(f"#!{folder}/bin/python\nimport sys\nfrom sdi.runtime.{room}.cli import main\nsys.exit(main())\n")
+        script.write_text(
+            f"#!{folder}/bin/python\nimport sys\nfrom sdi.runtime.{room}.cli import main\nsys.exit(main())\n"
+        )
         script.chmod(0o755)

@@ -14,7 +14,7 @@ from sdi.train.data import Sample
 from sdi.train.wide.quilting import Quilt, quilt
 from sdi.train.wide.surface import Cutout, surface_of
 
-__all__ = ["StripMaker", "StripPlan"]
+__all__ = ["Placed", "Strip", "StripMaker", "StripPlan"]
 
 _QUILT = Quilt()
 _TEXTURES = 12  # pictures that the background is made of
@@ -45,6 +45,34 @@ class StripPlan:
     surface: int | None = None
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A group of defects in a strip: the picture it comes from, and its box with the margin, pixels."""
+
+    source: str
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What was drawn.
+
+    Args:
+        surface: name of the picture whose surface it has.
+        image: (H, W, 3) uint8 BGR, gray.
+        mask: (H, W) uint8, 0 or 255.
+        placed: the groups of defects in it; their boxes do not overlap.
+    """
+
+    surface: str
+    image: np.ndarray
+    mask: np.ndarray
+    placed: tuple[Placed, ...]
+
+
 class StripMaker:
     """Draws wide strip from small pictures with masks.
 
@@ -67,19 +95,20 @@ class StripMaker:
         looks = np.stack([surface.look for surface in self.surfaces])
         self._looks = (looks - looks.mean(0)) / (looks.std(0) + 1e-6)
 
-    def draw(self, plan: StripPlan) -> Sample:
-        """One strip with its mask: gray, as (H, W, 3) uint8 BGR; named after the picture whose surface it has."""
+    def draw(self, plan: StripPlan) -> Strip:
+        """One strip with its truth."""
         rng = np.random.default_rng([plan.seed, 0x57121])
         ground = self.grounds[rng.integers(len(self.grounds))] if plan.surface is None else plan.surface
         surface = self.surfaces[ground]
         alike = np.argsort(np.square(self._looks - self._looks[ground]).sum(1), kind="stable")
         reflectance = self._background(alike, plan.size_hw, rng)
         mask = np.zeros(plan.size_hw, np.uint8)
+        placed: list[Placed] = []
         if plan.groups:
             cutouts = [cutout for n in alike[:_DONORS] for cutout in self.surfaces[n].cutouts]
-            _add_defects(reflectance, mask, cutouts, plan.groups, rng)
+            placed = _add_defects(reflectance, mask, cutouts, plan.groups, rng)
         gray = np.clip(np.rint(reflectance * _light(surface.level, plan.size_hw, rng)), 0, 255).astype(np.uint8)
-        return Sample(surface.name, cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), mask)
+        return Strip(surface.name, cv2.cvtColor(gray, cv2.COLOR_GRAY2BGR), mask, tuple(placed))
 
     def _background(self, alike: np.ndarray, size_hw: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         """Texture of the pictures that are most alike and hold patches without defects."""
@@ -99,10 +128,9 @@ class StripMaker:
 
 def _add_defects(
     reflectance: np.ndarray, mask: np.ndarray, cutouts: list[Cutout], groups: int, rng: np.random.Generator
-) -> None:
+) -> list[Placed]:
     """Blend defects in, both arrays in place; none overlaps another."""
-    if not cutouts:
-        return
+    placed: list[Placed] = []
     # None twice, and of those that a picture's border cuts, which can lie at the frame's edge alone, not too many.
     order = [n for n in rng.permutation(len(cutouts)) if not any(cutouts[n].cut) or rng.random() < _CUT]
     taken = np.zeros(mask.shape, np.uint8)
@@ -115,7 +143,9 @@ def _add_defects(
                 np.maximum(mask[place], cutout.mask, out=mask[place])
                 (top, left), (height, width) = (part.start for part in place), cutout.mask.shape
                 cv2.rectangle(taken, (left - _GAP, top - _GAP), (left + width + _GAP, top + height + _GAP), 1, -1)
+                placed.append(Placed(cutout.source, left, top, width, height))
                 break
+    return placed
 
 
 def _place(cutout: Cutout, size_hw: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, slice] | None:

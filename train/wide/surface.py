@@ -31,12 +31,14 @@ class Cutout:
     """Defects that lie close together, with a margin.
 
     Args:
+        source: name of the picture.
         reflectance: (h, w) float32.
         mask: (h, w) uint8, 0 or 255.
         alpha: (h, w) float32, 0..1: 1 on the defects and next to them, fading to 0.
         cut: whether the picture's border cuts it at its top, left, bottom and right.
     """
 
+    source: str
     reflectance: np.ndarray
     mask: np.ndarray
     alpha: np.ndarray
@@ -98,7 +100,7 @@ def surface_of(sample: Sample) -> Surface | None:
     )
     level = float(light[steel].mean())
     look = np.log([level, texture[steel].std() + 1e-3, deviation, (along.mean() + 1e-4) / (across.mean() + 1e-4)])
-    cutouts = tuple(_cutouts(reflectance, sample.mask, np.abs(smooth - 1) > 2 * deviation))
+    cutouts = tuple(_cutouts(sample, reflectance, np.abs(smooth - 1) > 2 * deviation))
     return Surface(sample.name, level, reflectance, free, look.astype(np.float32), cutouts)
 
 
@@ -117,7 +119,8 @@ def _light(gray: np.ndarray, steel: np.ndarray) -> np.ndarray:
     return cv2.resize(light, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def _cutouts(reflectance: np.ndarray, mask: np.ndarray, differs: np.ndarray) -> list[Cutout]:
+def _cutouts(sample: Sample, reflectance: np.ndarray, differs: np.ndarray) -> list[Cutout]:
+    mask = sample.mask
     height, width = mask.shape
     reach = _CORE + _FEATHER
     count, labels = cv2.connectedComponents(_grown(mask, reach), connectivity=8)
@@ -138,7 +141,7 @@ def _cutouts(reflectance: np.ndarray, mask: np.ndarray, differs: np.ndarray) -> 
                 edge = np.clip(steps, 0, 1).astype(np.float32)
                 edge = edge[:, None] if axis == 0 else edge[None]
                 alpha = np.where(own > 0, alpha, np.minimum(alpha, edge))
-        found.append(Cutout(reflectance[box], own[box], alpha[box], cut))
+        found.append(Cutout(sample.name, reflectance[box], own[box], alpha[box], cut))
     return found
 
 
