@@ -21,7 +21,7 @@ TileOption = Annotated[
 ]
 OverlapOption = Annotated[
     int | None,
-    typer.Option(help="Pixels that neighbouring windows share at least; default a quarter.", rich_help_panel=_SCALE),
+    typer.Option(help="Pixels that neighbouring windows share at least; default an eighth.", rich_help_panel=_SCALE),
 ]
 MmPerPixelOption = Annotated[
     float | None,

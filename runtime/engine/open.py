@@ -37,7 +37,7 @@ def open_engine(
         tile: the side, or height and width, of the windows that frames are cut into, in pixels of the frame. "auto":
             windows as large as the training pictures, where the frame is more than 1.5 times larger in a direction and
             the manifest tells how large they were; it says so on stderr. None: every frame is run whole.
-        overlap: pixels that neighbouring windows share at least; None is a quarter of a window.
+        overlap: pixels that neighbouring windows share at least; None is an eighth of a window.
         mm_per_pixel: scale of the frames; windows of "auto" follow it where the manifest knows that of the training
             pictures.
     Raises:

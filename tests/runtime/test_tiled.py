@@ -67,7 +67,7 @@ def test_the_shipped_network_answers_windows_as_it_answers_pictures(picture: Pic
     frame = picture(2, (230, 410))
     with open_engine(default_engine(), "cpu", 1) as engine:
         grid = engine.grid((230, 410))
-        assert grid == WindowGrid((230, 410), (200, 200), 50)
+        assert grid == WindowGrid((230, 410), (200, 200), 25)
         answer = engine(frame)
         for window in grid or ():
             assert np.array_equal(answer[window.kept], engine.whole(frame[window.seen])[window.inside])
