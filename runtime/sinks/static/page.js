@@ -43,6 +43,7 @@ function look(left, top, width, height) {
 // Where a pointer is in the picture, which is centred in its element.
 function place(event) {
   const live = element("live");
+  if (!live.naturalWidth) return [0.5, 0.5]; // no picture has come yet
   const scale = Math.min(live.clientWidth / live.naturalWidth, live.clientHeight / live.naturalHeight);
   const share = (at, room, size) => Math.max(0, Math.min(1, (at - (room - size * scale) / 2) / (size * scale)));
   return [
