@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdi.runtime.common.console import log, out, print_json, run_app, single_command
+from sdi.runtime.common.console import print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.renamed import renamed_option
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _DEFAULT_HW = (200, 200)  # of SD-saliency-900, where an engine takes any size
-_COLUMNS = ("n", "min_ms", "p50_ms", "p90_ms", "p99_ms", "frames_per_s", "ratio")
-_WINDOW_COLUMNS = ("windows", "of_bare")
-_GPU_COLUMNS = ("device_p50_ms", "gpu_mhz", "power_mode", "throttled")
-_LOOP_COLUMNS = [
-    *("engine", "frames", "frames_per_s", "of_alone"),
-    *(f"{stage}_{name}" for stage in ("engine", "age") for name in ("p50", "p95", "p99")),
-]
 
 
 def bench_command(
@@ -91,7 +84,9 @@ def bench_command(
     if json:
         print_json(report)
     else:
-        _show(report, markdown)
+        from sdi.runtime.bench.tables import print_report
+
+        print_report(report, markdown)
 
 
 @dataclass(frozen=True)
@@ -127,10 +122,9 @@ def _check(engine: Engine, request: _Request) -> None:
 
 
 def _measure(request: _Request) -> dict[str, Any]:
-    from rich.progress import Progress
-
     from sdi.runtime.bench.loop import measure_loops, measure_source
     from sdi.runtime.bench.measure import describe_machine, measure_start, strip_frames
+    from sdi.runtime.common.progress import ConsoleProgress
     from sdi.runtime.engine.open import open_tiled
     from sdi.runtime.sources.open import open_source
 
@@ -143,14 +137,14 @@ def _measure(request: _Request) -> dict[str, Any]:
         engines = [stack.enter_context(open_tiled(path, device, threads, request.tiling)) for path in request.paths]
         for opened in engines:
             _check(opened, request)
-        progress = stack.enter_context(Progress(console=log, transient=True, disable=not log.is_terminal))
-        work = progress.add_task("", total=len(sizes) * len(request.batches) + 1 + len(engines))
+        steps = len(sizes) * len(request.batches) + 1 + len(engines)
+        work = stack.enter_context(ConsoleProgress().task("measuring", steps))
         for size_hw in sizes:
             for count in request.batches:
-                progress.update(work, description=f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
+                work.describe(f"engines alone, {size_hw[0]}x{size_hw[1]}, batch {count}")
                 alone += _measure_alone(engines, [request.frame_hw(each, size_hw) for each in engines], count, request)
-                progress.advance(work)
-        progress.update(work, description="engines in the loop")
+                work.advance()
+        work.describe("engines in the loop")
         strips = [strip_frames(request.frame_hw(each)) for each in engines]
         calls = [partial(opened, strip[0]) for opened, strip in zip(engines, strips, strict=True)]
         looks = _looks(engines, calls)
@@ -163,12 +157,12 @@ def _measure(request: _Request) -> dict[str, Any]:
                     loops.append(measure_source(opened, grabbed, seconds))
         for row, facts in zip(loops, _gpu_facts(engines, looks, _looks(engines, calls)), strict=True):
             row |= facts
-        progress.advance(work)
+        work.advance()
         for opened in engines:
-            progress.update(work, description=f"{opened.path.name} in a fresh process")
+            work.describe(f"{opened.path.name} in a fresh process")
             start = measure_start(opened.path, device, threads, request.frame_hw(opened))
             starts.append({"engine": str(opened.path), "device": opened.device, **start})
-            progress.advance(work)
+            work.advance()
         names = [str(opened.path) for opened in engines]
     return {
         "machine": before,
@@ -243,74 +237,6 @@ def _gpu_facts(
         row = {"gpu_before": states[0], "gpu_after": states[1], "throttled": throttling(*looks) if known else None}
         facts.append(row if opened.on_gpu else {})
     return facts
-
-
-def _show(report: dict[str, Any], markdown: bool) -> None:
-    machine = report["machine"]
-    out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}")
-    out.print(", ".join(f"{name} {version}" for name, version in machine["packages"].items()))
-    load = machine["load_1min"]
-    if load is not None and load > 0.5:  # other work slows every measurement
-        out.print(f"Other work was running at the start (load {load:.1f}): trust ratios more than times.")
-    engines = [_engine_cells(row) for row in report["engines"]]
-    columns = ["engine", "batch", "size", *_COLUMNS]
-    if any("windows" in row for row in report["engines"]):
-        columns += _WINDOW_COLUMNS
-    in_loop = _LOOP_COLUMNS
-    if any("throttled" in row for row in report["engines"]):
-        columns += _GPU_COLUMNS
-        in_loop = [*_LOOP_COLUMNS, "throttled"]
-    _table("Alone", engines, columns, markdown)
-    source = report["loop"][0]["source"]
-    _table(f"In the loop, {source}; times in ms", [_loop_cells(row) for row in report["loop"]], in_loop, markdown)
-    starts = [{**row, "engine": Path(row["engine"]).name} for row in report["start"]]
-    _table("From the start of a process", starts, [name for name in starts[0] if name != "device"], markdown)
-
-
-def _engine_cells(row: dict[str, Any]) -> dict[str, Any]:
-    cells = {**row, "engine": Path(row["engine"]).name, "ratio": f"{row['ratio']:.2f}"}
-    look = row.get("gpu_after") or {}
-    cells["gpu_mhz"] = look.get("clock_mhz")
-    cells["power_mode"] = look.get("power_mode")
-    cells["throttled"] = _throttled(row)
-    cells["windows"] = row.get("windows", 1)
-    cells["of_bare"] = f"{row['of_bare']:.2f}" if "of_bare" in row else "-"
-    return cells
-
-
-def _loop_cells(row: dict[str, Any]) -> dict[str, Any]:
-    cells = {**row, "engine": Path(row["engine"]).name}
-    cells["of_alone"] = None if row["of_alone"] is None else f"{row['of_alone']:.2f}"
-    cells["throttled"] = _throttled(row)
-    for stage in ("engine", "age"):
-        for name in ("p50", "p95", "p99"):
-            cells[f"{stage}_{name}"] = row[f"{stage}_ms"].get(name)
-    return cells
-
-
-def _throttled(row: dict[str, Any]) -> str | None:
-    reasons = row.get("throttled")
-    return None if reasons is None else ", ".join(reasons) or "no"
-
-
-def _table(title: str, rows: list[dict[str, Any]], columns: list[str], markdown: bool) -> None:
-    cells = [[_cell(row[column]) for column in columns] for row in rows]
-    if markdown:
-        lines = [columns, ["---"] * len(columns), *([cell.replace("|", "\\|") for cell in row] for row in cells)]
-        out.print(f"\n{title}:\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-        return
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    table = Table(*(Column(name.replace("_", " "), overflow="fold") for name in columns), box=None)
-    for row in cells:
-        table.add_row(*map(Text, row))
-    out.print(f"\n{title}:")
-    out.print(table)
-
-
-def _cell(value: Any) -> str:
-    return "?" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _positive(text: str, option: str, example: str) -> int:
