@@ -12,8 +12,14 @@ let shownAlarms = "";
 const WHOLE = { left: 0, top: 0, width: 1, height: 1 };
 const GREATEST_ZOOM = 40;
 let view = WHOLE;
-let aspect = 1; // of the whole frame, width over height; known once it was shown
+let known = 1; // the whole frame's width over its height, once it was shown
 let restart = null;
+
+function aspect() {
+  const live = element("live");
+  if (view === WHOLE && live.naturalWidth) known = live.naturalWidth / live.naturalHeight;
+  return known;
+}
 
 function startLive() {
   if (chosen === null) return;
@@ -23,10 +29,8 @@ function startLive() {
 
 // Look at `width` of the frame, so that the point at (x, y) of the picture, each 0 to 1, stays where it is.
 function zoomTo(width, x, y) {
-  const live = element("live");
-  if (view === WHOLE && live.naturalWidth) aspect = live.naturalWidth / live.naturalHeight;
   width = Math.max(1 / GREATEST_ZOOM, Math.min(1, width));
-  const height = Math.min(1, width * Math.max(aspect, 1) * 9 / 16); // a wide frame fills the picture's height first
+  const height = Math.min(1, width * Math.max(aspect(), 1) * 9 / 16); // a wide frame fills the picture's height first
   look(view.left + x * (view.width - width), view.top + y * (view.height - height), width, width === 1 ? 1 : height);
 }
 
@@ -40,16 +44,13 @@ function look(left, top, width, height) {
   restart = setTimeout(startLive, 120); // not for every step of a wheel
 }
 
-// Where a pointer is in the picture, which is centred in its element.
+// Where a pointer is in the picture, which is centred in its frame on the page.
 function place(event) {
-  const live = element("live");
-  if (!live.naturalWidth) return [0.5, 0.5]; // no picture has come yet
-  const scale = Math.min(live.clientWidth / live.naturalWidth, live.clientHeight / live.naturalHeight);
-  const share = (at, room, size) => Math.max(0, Math.min(1, (at - (room - size * scale) / 2) / (size * scale)));
-  return [
-    share(event.offsetX, live.clientWidth, live.naturalWidth),
-    share(event.offsetY, live.clientHeight, live.naturalHeight),
-  ];
+  const box = element("picture").getBoundingClientRect();
+  const shape = aspect() * view.width / view.height;
+  const width = Math.min(box.width, box.height * shape);
+  const share = (at, room, size) => Math.max(0, Math.min(1, (at - (room - size) / 2) / size));
+  return [share(event.clientX - box.left, box.width, width), share(event.clientY - box.top, box.height, width / shape)];
 }
 
 function chooseSource(sources) {
@@ -160,21 +161,18 @@ element("live").addEventListener("wheel", (event) => {
 }, { passive: false });
 element("live").addEventListener("dblclick", () => look(0, 0, 1, 1));
 element("live").addEventListener("pointerdown", (event) => {
-  let [x, y] = place(event);
-  const move = (moved) => {
-    const [to_x, to_y] = place(moved);
-    look(view.left + (x - to_x) * view.width, view.top + (y - to_y) * view.height, view.width, view.height);
-    [x, y] = [to_x, to_y];
+  const live = event.target;
+  const [x, y] = place(event);
+  const drag = (moved) => { live.style.translate = `${moved.clientX - event.clientX}px ${moved.clientY - event.clientY}px`; };
+  const drop = (moved) => {
+    const [toX, toY] = place(moved); // the picture is asked for anew only now
+    live.style.translate = "";
+    live.removeEventListener("pointermove", drag);
+    look(view.left + (x - toX) * view.width, view.top + (y - toY) * view.height, view.width, view.height);
   };
-  const end = () => {
-    event.target.removeEventListener("pointermove", move);
-    event.target.removeEventListener("pointerup", end);
-    event.target.removeEventListener("pointercancel", end);
-  };
-  event.target.setPointerCapture(event.pointerId);
-  event.target.addEventListener("pointermove", move);
-  event.target.addEventListener("pointerup", end);
-  event.target.addEventListener("pointercancel", end);
+  live.setPointerCapture(event.pointerId);
+  live.addEventListener("pointermove", drag);
+  live.addEventListener("lostpointercapture", drop, { once: true });
 });
 element("live").addEventListener("keydown", (event) => {
   const steps = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
