@@ -51,7 +51,7 @@ def engines(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def frame() -> np.ndarray:
-    return np.ascontiguousarray(draw_strip("patches", 5, GRID.frame_hw)[0])
+    return np.ascontiguousarray(draw_strip("patch", 5, GRID.frame_hw)[0])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -96,7 +96,7 @@ def test_weights_are_there_once(engines: dict[str, Path]) -> None:
 
 def test_the_gate_judges_it_in_windows(checkpoint: Checkpoint, engines: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "strips").mkdir()
-    write_image(tmp_path / "strips" / "a.png", draw_strip("scratches", 1, (60, 90))[0])
+    write_image(tmp_path / "strips" / "a.png", draw_strip("scratch", 1, (60, 90))[0])
     save_checkpoint(tmp_path / "minet.pt", checkpoint)
     request = GateRequest(tmp_path / "minet.pt", (engines["frame-fp32"], engines["frame-fp16"]))
     result = run_gate(request, Pictures(tmp_path / "strips"))
