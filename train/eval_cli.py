@@ -12,7 +12,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
-from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.options import FirstLookOption, MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ def eval_command(
     tile: TileOption = "auto",
     overlap: OverlapOption = None,
     mm_per_pixel: MmPerPixelOption = None,
+    first_look: FirstLookOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)
@@ -182,6 +183,8 @@ def eval_command(
         return
     if sum(given is not None for given in (checkpoint, engine, maps)) != 1:
         raise InputError(_ONE_OF)
+    if first_look is not None and engine is None:
+        raise InputError("--first-look looks before an engine: give --engine")
     if maps is not None and flips:
         raise InputError("--flips asks a network several times; the maps of --maps are made already")
     if not 0 < threshold <= 1:
@@ -213,7 +216,7 @@ def eval_command(
     for other in others:
         other.check([pair.image for pair in pairs])
     rule = DefectRule(threshold, min_area, mm_per_pixel, false_alarms)
-    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel))
+    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel), first_look)
     with ExitStack() as stack:
         source = stack.enter_context(_open_source(checkpoint, engine, maps, options))
         source.check([*(pair.image for pair in pairs), *clean_pictures])

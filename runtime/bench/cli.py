@@ -79,7 +79,10 @@ def bench_command(
         raise InputError("--json and --markdown exclude each other; give one of them")
     from sdi.runtime.engine.tiling import Tiling, parse_tile
 
-    tiling = Tiling(parse_tile(tile), overlap, mm_per_pixel)
+    windows = parse_tile(tile)
+    if windows == "auto" and sizes is None and source is None:
+        windows = None  # frames of each engine's own size
+    tiling = Tiling(windows, overlap, mm_per_pixel)
     report = _measure(_Request(engine, source, batches, sizes, tiling, seconds, warmup, device, threads))
     if json:
         print_json(report)
