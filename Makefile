@@ -26,6 +26,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tools
+	MYPYPATH=tests $(BIN)/mypy --explicit-package-bases tests/calibration tests/export tests/parity
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

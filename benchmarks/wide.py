@@ -168,9 +168,7 @@ def _defects(strip: Strip) -> list[Defect]:
     for label in range(1, count + 1):
         ys, xs = np.nonzero(labels == label)
         x, y = int(xs.min()), int(ys.min())
-        group = next(
-            g for g in strip.placed if g.x <= xs[0] < g.x + g.width and g.y <= ys[0] < g.y + g.height
-        )
+        group = next(g for g in strip.placed if g.x <= xs[0] < g.x + g.width and g.y <= ys[0] < g.y + g.height)
         box = (x, y, int(xs.max()) - x + 1, int(ys.max()) - y + 1)
         found.append(Defect(group.source, defect_class(group.source), len(xs), *box))
     return found

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["RANGE_METHODS", "RangeMethod", "RangeSource", "cached_ranges", "histogram_limit", "measure_ranges"]
 
 RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
-RANGE_METHODS: tuple[str, ...] = get_args(RangeMethod)
+RANGE_METHODS: tuple[RangeMethod, ...] = get_args(RangeMethod)
 _ENTROPY_BINS = 512
 _FORMAT = "sdi-ranges"
 

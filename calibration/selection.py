@@ -178,7 +178,7 @@ def _without_copies(candidates: list[_Candidate], test: list[_Candidate]) -> tup
 
 
 def _spread(candidates: list[_Candidate], count: int, seed: int) -> list[_Candidate]:
-    """Each class gives its share; within it, every next picture is the one least like those already taken."""
+    """Each class gives its share; within it, every next picture is the one that is most unlike those already taken."""
     rows = descriptors([candidate.looks for candidate in candidates])
     members: dict[str, list[int]] = {}
     for i, candidate in enumerate(candidates):

@@ -1,4 +1,4 @@
-"""What a change of precision costs: S-measure where there are masks, else how far the maps move."""
+"""The accuracy that a change of precision costs: in S-measure where there are masks, else in the maps themselves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdi.runtime.common.images import list_images, read_image, resize_image
 
 __all__ = ["DEFAULT_MAX_DROP", "Validation", "mean_difference", "validation_pictures"]
 
-# Of S-measure: a tenth of what lies between good and better networks. Of maps: mean difference of a probability.
+# S-measure: a tenth of the distance between good and better networks. Maps: mean difference of a probability.
 DEFAULT_MAX_DROP = {"S-measure": 0.002, "map difference": 0.003}
 
 
@@ -62,7 +62,7 @@ class Validation:
         return float(measure.get_results()["sm"])
 
     def drop(self, reference: list[np.ndarray], maps: list[np.ndarray]) -> float:
-        """What `maps` lose against `reference`: S-measure where there are masks, else mean |difference|, 0..1."""
+        """The loss of `maps` beside `reference`: of S-measure where there are masks, else mean |difference|, 0..1."""
         if self.masks is not None:
             return self.s_measure(reference) - self.s_measure(maps)
         return mean_difference(reference, maps)

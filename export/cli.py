@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sdi.export.sizes import parse_sizes
+from sdi.export.sizes import parse_network_size, parse_sizes
 from sdi.export.table import print_exported
 from sdi.runtime.common.console import log, run_app, single_command, warn
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.options import OverlapOption
 from sdi.runtime.common.progress import ConsoleProgress
 from sdi.runtime.common.renamed import renamed_option
+from sdi.runtime.engine.tiling import Tile, Tiling, TrainedScale, parse_tile
+from sdi.runtime.engine.windows import WindowGrid
 
 if TYPE_CHECKING:
     from sdi.export.engines import BuildOptions, EngineBuilder, Exported
     from sdi.export.exporter import ExportRequest, ExportSource
     from sdi.export.parity.pictures import Pictures
+    from sdi.train.checkpoint import Checkpoint
 
 __all__ = ["main"]
 
@@ -123,6 +128,23 @@ def export_command(
             rich_help_panel=_IO,
         ),
     ] = None,
+    tile: Annotated[
+        str,
+        typer.Option(
+            help="Cut frames of --frame into windows of N or HxW pixels inside the engine (auto: as large as the "
+            "training pictures), instead of resizing them to the network's size.",
+            rich_help_panel=_IO,
+        ),
+    ] = "none",
+    overlap: OverlapOption = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="Run the network at HxW instead of the size it was trained at, e.g. 1024x2624 for frames of 800x2048: "
+            "much steel at once, at the scale of the training.",
+            rich_help_panel=_IO,
+        ),
+    ] = None,
     dynamic: Annotated[
         bool,
         typer.Option(
@@ -214,7 +236,7 @@ def export_command(
         ),
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show all that the builder says.", rich_help_panel=_BUILDER)
+        bool, typer.Option("--verbose", help="Show the builder's whole log.", rich_help_panel=_BUILDER)
     ] = False,
     random_weights: Annotated[
         bool,
@@ -260,7 +282,18 @@ def export_command(
     wanted = [name for name, given in (("fp32", fp32), ("fp16", fp16), ("int8", int8)) if given]
     io = renamed_option("--io", io, "--face", face) or "uint8"
     if onnx is not None:
-        if model or checkpoint or random_weights or frame or dynamic or raw or batch != "1" or io != "uint8":
+        if (
+            model
+            or checkpoint
+            or random_weights
+            or frame
+            or dynamic
+            or raw
+            or batch != "1"
+            or io != "uint8"
+            or tile != "none"
+            or network
+        ):
             raise InputError("--onnx FILE says what the network is; give it with -o, --target, builder options alone")
         done = _from_onnx(onnx, wanted, target, options, output, overwrite)
     else:
@@ -273,8 +306,12 @@ def export_command(
             from sdi.export.exporter import ExportRequest
             from sdi.export.int8 import Int8Options
             from sdi.export.int8_ranges import trained_places
+            from sdi.export.network_size import at_network_size
             from sdi.export.parity.pictures import Pictures
         source = _source(model, checkpoint, random_weights, Pictures(images, limit))
+        if (network_hw := parse_network_size(network)) is not None:
+            source = replace(source, checkpoint=at_network_size(source.checkpoint, network_hw))
+        grid = _grid(source.checkpoint, shape["frame_hw"], parse_tile(tile), overlap)
         quantising = None
         if int8:
             trained = trained_places(source.checkpoint)
@@ -292,6 +329,8 @@ def export_command(
                 raw=raw,
                 planar=io == "planar",
                 int8=quantising if precision == "int8" else None,
+                grid=grid,
+                network_hw=network_hw,
                 **shape,
             )
             for precision in wanted or ["fp32"]
@@ -332,7 +371,6 @@ def _from_checkpoint(
 def _from_onnx(
     onnx: Path, wanted: list[str], target: str, options: BuildOptions, folder: Path | None, overwrite: bool
 ) -> list[Exported]:
-    from dataclasses import replace
 
     from sdi.export.engines import choose_builder
     from sdi.export.plan import WantedPlan, engine_from_onnx, onnx_manifest
@@ -355,6 +393,24 @@ def _from_onnx(
     progress = ConsoleProgress()
     plan = WantedPlan(like)
     return [engine_from_onnx(onnx, builder, options, folder, wanted=plan, overwrite=overwrite, progress=progress)]
+
+
+def _grid(
+    checkpoint: Checkpoint, frame_hw: tuple[int, int] | None, tile: Tile, overlap: int | None
+) -> WindowGrid | None:
+    """The windows that frames are cut into inside the engine; None where they are not."""
+    if tile is None:
+        if overlap is not None:
+            raise InputError("--overlap is of windows: give --tile too")
+        return None
+    if frame_hw is None:
+        raise InputError("--tile cuts frames of a known size: give --frame HxW too")
+    if tile == "auto" and checkpoint.native_hw is None:
+        raise InputError("the checkpoint does not tell how large its training pictures were; give --tile N")
+    scale = TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw)
+    window_hw = Tiling(tile, overlap).window_hw(scale)
+    assert window_hw is not None  # it is known
+    return WindowGrid(frame_hw, window_hw, min(window_hw) // 4 if overlap is None else overlap)
 
 
 def _source(model: str | None, path: Path | None, random_weights: bool, pictures: Pictures) -> ExportSource:

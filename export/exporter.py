@@ -20,6 +20,7 @@ import torch
 from sdi.export.engines.base import BuildOptions, EngineBuilder, Exported
 from sdi.export.int8 import Int8Options
 from sdi.export.int8_report import write_int8_report
+from sdi.export.network_size import refuse_global_layers
 from sdi.export.onnx_model import FrameShape, onnx_from_module
 from sdi.export.parity.comparison import compare
 from sdi.export.parity.metrics import Parity, to_levels
@@ -27,14 +28,16 @@ from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.export.plan import WantedPlan, engine_from_onnx
 from sdi.export.precision import Converted, Precision, converted_model
-from sdi.export.runners import InputSpec, Runner, runner_from_module
+from sdi.export.runners import InputSpec, Runner, runner_from_module, runner_in_windows
 from sdi.export.traced_model import TracedModel
+from sdi.export.window_graph import frame_model, group_size
 from sdi.export.work import work_by_precision
 from sdi.runtime.common.errors import GateError, InputError
 from sdi.runtime.common.files import atomic_path, ensure_folder, sha256_of
 from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.engine.golden import golden_check, golden_frames, golden_record
 from sdi.runtime.engine.manifest import Manifest, Profile, manifest_path, refuse_foreign, write_manifest
+from sdi.runtime.engine.windows import WindowGrid, by
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 from sdi.train.models.blocks import SaliencyNetwork
@@ -81,6 +84,17 @@ class ExportRequest:
     batches: tuple[int, int, int] | None = None  # min, opt, max of a plan; the ONNX file takes any
     frames: tuple[tuple[int, int], ...] | None = None  # the same for height and width, with `dynamic`
     int8: Int8Options | None = None  # how to quantise, for precision int8
+    network_hw: tuple[int, int] | None = None  # where it is not the size that the network was trained at
+    grid: WindowGrid | None = None  # of frames that are cut inside; its frame is `frame_hw`
+
+    def __post_init__(self) -> None:
+        if self.grid is not None:
+            if self.dynamic or self.free_batch or self.batch != 1 or self.raw or self.planar:
+                raise InputError(
+                    "--tile puts one uint8 frame of a fixed size in windows; give it with --frame HxW, without "
+                    "--dynamic, --batch, --raw and --io planar"
+                )
+            group_size(len(self.grid))  # too many are told of before the work
 
     def file_name(self, model: str) -> str:
         """`minet-fp16.onnx`; whatever is not the default is named too, so that no two requests collide."""
@@ -90,11 +104,15 @@ class ExportRequest:
         if self.dynamic:
             parts.append("dynamic")
         elif self.frame_hw is not None:
-            parts.append(f"{self.frame_hw[0]}x{self.frame_hw[1]}")
+            parts.append(by(self.frame_hw))
+        if self.grid is not None:
+            parts.append(f"tile{by(self.grid.window_hw)}")
         if self.batches is not None and not self.dynamic:
             parts.append(f"batch{self.batches[0]}to{self.batches[2]}")
         elif self.batch != 1:
             parts.append(f"batch{self.batch}")
+        if self.network_hw is not None:
+            parts.append(f"network{by(self.network_hw)}")
         if self.raw:
             parts.append("raw")
         if self.planar:
@@ -128,7 +146,7 @@ class ExportRequest:
     def input_spec(self, network_hw: tuple[int, int]) -> InputSpec:
         """How the ONNX file takes frames."""
         frame_hw = None if self.dynamic else self.frame_hw or network_hw
-        return InputSpec(frame_hw, None if self.free_batch else self.batch, self.planar)
+        return InputSpec(frame_hw, None if self.free_batch else self.batch, self.planar, fills=self.grid is not None)
 
 
 def export_onnx(
@@ -154,16 +172,21 @@ def export_onnx(
     network = load_network(checkpoint)
     frame_hw = request.frame_hw or checkpoint.input_hw
     reference = runner_from_module(EngineModule(network, checkpoint.preprocessing, checkpoint.input_hw, raw=True))
+    if request.grid is not None:
+        reference = runner_in_windows(reference, request.grid)
     progress.log(f"tracing {checkpoint.model} {request.precision}")
     traced = _traced(source, request, network)
     gc.collect()  # tracing leaves a copy of the weights in cycles
     opset, nodes = traced.model.opset_import[0].version, len(traced.model.graph.node)
+    if request.network_hw is not None:
+        refuse_global_layers(traced.model, checkpoint.model)
     progress.log(f"traced in {time.monotonic() - started:.1f} s, {nodes} nodes, opset {opset}")
-    pictures, spec = source.pictures, traced.spec
+    pictures, spec = source.pictures, request.input_spec(checkpoint.input_hw)
     float32_answers = None
     if request.precision == "int8":  # eight bits hide what the float32 graph that they come from may get wrong
-        float32_answers = golden_answers(spec.runner(traced.model), frame_hw)
+        float32_answers = golden_answers(spec.runner(_for_frames(traced.model, request)), frame_hw)
     converted = converted_model(traced, request.precision, pictures, request.int8, progress)
+    converted = replace(converted, model=_for_frames(converted.model, request))
     del traced
     with atomic_path(path) as beside:
         _save(converted.model, beside, path)
@@ -245,15 +268,20 @@ def _traced(source: ExportSource, request: ExportRequest, network: SaliencyNetwo
         resizes=True if request.dynamic else None,
         planar=request.planar,
     )
-    height, width = request.frame_hw or network_hw
+    grid = request.grid  # the network is traced, and quantised, for one window
+    height, width = (request.frame_hw or network_hw) if grid is None else grid.window_hw
     shape = FrameShape(height, width, request.batch, request.dynamic, request.free_batch)
     return TracedModel(
         onnx_from_module(module, shape),
         checkpoint.model,
         checkpoint.preprocessing.to_dict(),
         source.sha256,
-        request.input_spec(network_hw),
+        request.input_spec(network_hw) if grid is None else InputSpec(grid.window_hw),
     )
+
+
+def _for_frames(model: onnx.ModelProto, request: ExportRequest) -> onnx.ModelProto:
+    return model if request.grid is None else frame_model(model, request.grid)
 
 
 def _gate(
@@ -343,6 +371,18 @@ def _manifest(
         quantisation=quantisation.summary() if quantisation is not None else {},
         notes=converted.notes,
         profile=request.profile(checkpoint.input_hw),
-        native_hw=checkpoint.native_hw,
+        native_hw=_native_hw(checkpoint, request.grid),
+        tile_hw=None if request.grid is None else request.grid.window_hw,
+        overlap=None if request.grid is None else request.grid.overlap,
         mm_per_pixel=checkpoint.mm_per_pixel,
     )
+
+
+def _native_hw(checkpoint: Checkpoint, grid: WindowGrid | None) -> tuple[int, int] | None:
+    """Of the engine: what fills its frame at the scale of the training."""
+    native = checkpoint.native_hw
+    if native is None or grid is None:
+        return native
+    sizes = zip(grid.frame_hw, native, grid.window_hw, strict=True)
+    height, width = (round(frame * own / window) for frame, own, window in sizes)
+    return height, width

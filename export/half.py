@@ -141,7 +141,7 @@ class _HalfGraph:
         try:
             return self._types[name]
         except KeyError:
-            raise SdiError(f"the ONNX graph does not tell the type of '{name}'; export it with sdi-export") from None
+            raise SdiError(f"the ONNX graph does not give the type of '{name}'; export it with sdi-export") from None
 
     def _as(self, name: str, half: bool) -> str:
         """The name under which a float tensor or constant is there in the wanted type; made if need be."""
@@ -163,7 +163,7 @@ class _HalfGraph:
         own = f"{name}.{'half' if half else 'float'}" if (name, not half) in self._made else name
         array = numpy_helper.to_array(self._constants[name])
         if half:
-            # Bounds of a Clip may be the greatest floats.
+            # Bounds of a Clip may be the largest floats.
             array = np.clip(array, -HALF_MAX, HALF_MAX).astype(np.float16)
         self._initializers.append(numpy_helper.from_array(array, own))
         return own

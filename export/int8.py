@@ -57,7 +57,7 @@ class Int8Options:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """What was done to a model: for its manifest and the report. Plain values only."""
+    """How a model was quantised, for its manifest and the report. Plain values only."""
 
     fingerprint: str  # over pictures, preprocessing, weights, graph and method
     method: str
@@ -73,7 +73,7 @@ class Quantisation:
         return asdict(self)
 
     def summary(self) -> dict[str, Any]:
-        """What a manifest says of it: all but the long lists and the fingerprint, which has a field of its own."""
+        """The part for the manifest: without the long lists, and without the fingerprint, which has its own field."""
         value = self.to_dict()
         return {name: value[name] for name in ("method", "rest", "layers", "kept", "accuracy")}
 
@@ -239,7 +239,7 @@ def _validation(options: Int8Options, pictures: CalibrationSet | None) -> Valida
 def _accuracy(
     validation: Validation, reference: list[np.ndarray], maps: list[np.ndarray], kept: Kept, bound: float
 ) -> dict[str, Any]:
-    """What the report says of it."""
+    """The accuracy as the report has it."""
     scores = {}
     if validation.masks is not None:
         scores = {"float32": validation.s_measure(reference), "int8": validation.s_measure(maps)}

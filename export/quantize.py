@@ -53,8 +53,8 @@ def quantizable_layers(model: onnx.ModelProto) -> list[Layer]:
         axis: int | None = _CHANNEL_AXIS[node.op_type]
         if node.op_type == "ConvTranspose" and groups > 1:
             axis = None  # the axis then counts the channels of one group only
-        # Every weight is used once for each place that comes out (transposed: that goes in).
-        places = shapes.get(node.output[0] if node.op_type == "Conv" else node.input[0], [0, 0])[2:]
+        # Every weight is used once for each pixel that comes out (transposed: that goes in).
+        pixels = shapes.get(node.output[0] if node.op_type == "Conv" else node.input[0], [0, 0])[2:]
         layers.append(
             Layer(
                 node.input[1].removeprefix("network.").removesuffix(".weight"),
@@ -62,7 +62,7 @@ def quantizable_layers(model: onnx.ModelProto) -> list[Layer]:
                 node.input[0],
                 node.input[1],
                 axis,
-                int(np.prod(shape) * np.prod(places)),
+                int(np.prod(shape) * np.prod(pixels)),
             )
         )
     return layers

@@ -14,7 +14,9 @@ import torch
 from sdi.export.onnx_model import PROBABILITY, rounding_part, with_probability_output
 from sdi.runtime.common.errors import DeviceError, InputError, first_line
 from sdi.runtime.common.images import resize_image
-from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
+from sdi.runtime.engine.onnx_runtime import CUDA_PROVIDER, SKIPPED_OPTIMIZERS, load_cuda_libraries
+from sdi.runtime.engine.tiled import run_in_windows
+from sdi.runtime.engine.windows import WindowGrid
 from sdi.train.checkpoint import Checkpoint, load_network
 from sdi.train.engine_module import EngineModule
 
@@ -25,7 +27,10 @@ __all__ = [
     "runner_from_checkpoint",
     "runner_from_module",
     "runner_from_onnx",
+    "runner_in_windows",
 ]
+
+_WINDOWS = 4  # a call, of a frame in windows
 
 Runner = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, 3) uint8 BGR at the engine's frame size -> (N, H, W) float32 probabilities."""
@@ -38,9 +43,13 @@ class InputSpec:
     frame_hw: tuple[int, int] | None  # None: any
     batch: int | None = 1  # None: any
     planar: bool = False  # float32 [N, 3, H, W] instead of uint8 [N, H, W, 3]
+    fills: bool = False  # pictures keep their scale and lie beside each other until they fill a frame
 
     def frame(self, image: np.ndarray) -> np.ndarray:
         """A picture, (H, W, 3) uint8 BGR, fitted as the runtime does: (H', W', 3) uint8."""
+        if self.fills and self.frame_hw is not None:
+            times = (-(-self.frame_hw[0] // image.shape[0]), -(-self.frame_hw[1] // image.shape[1]), 1)
+            return np.ascontiguousarray(np.tile(image, times)[: self.frame_hw[0], : self.frame_hw[1]])
         return np.ascontiguousarray(resize_image(image, self.frame_hw or image.shape[:2]))
 
     def frames(self, images: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
@@ -79,6 +88,15 @@ def runner_from_module(module: EngineModule) -> Runner:
     return run
 
 
+def runner_in_windows(run: Runner, grid: WindowGrid) -> Runner:
+    """What a runner of pictures answers to frames that are cut into windows, one by one."""
+
+    def answers(calls: Iterable[list[np.ndarray]]) -> Iterator[np.ndarray]:
+        return (answer for windows in calls for answer in run(np.stack(windows)))
+
+    return lambda frames: np.stack([run_in_windows(frame, grid, answers, _WINDOWS) for frame in frames])
+
+
 def rounder_from_onnx(model: onnx.ModelProto) -> Runner:
     """What a model makes of its own probabilities, (N, H, W) float32 -> uint8, on the CPU.
 
@@ -102,7 +120,8 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: s
     if device == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise DeviceError("this ONNX Runtime has no CUDA; pip install 'sdi[gpu]', or use --device cpu")
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+        providers.insert(0, CUDA_PROVIDER)
+        load_cuda_libraries(onnxruntime)
     session = _session(model, providers)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")

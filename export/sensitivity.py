@@ -33,7 +33,7 @@ class TooLossy(Exception):
     """
 
     def __init__(self, tried: Sequence[tuple[int, float]]) -> None:
-        super().__init__(f"the least loss found is {min(drop for _, drop in tried):.4f}")
+        super().__init__(f"the smallest loss found is {min(drop for _, drop in tried):.4f}")
         self.tried = tuple(tried)
 
 

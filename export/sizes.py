@@ -8,7 +8,7 @@ from typing import Any
 
 from sdi.runtime.common.errors import InputError
 
-__all__ = ["parse_sizes"]
+__all__ = ["parse_network_size", "parse_sizes"]
 
 
 def parse_sizes(frame: str | None, batch: str, *, dynamic: bool) -> dict[str, Any]:
@@ -35,6 +35,19 @@ def parse_sizes(frame: str | None, batch: str, *, dynamic: bool) -> dict[str, An
         "batch": counts[0] if len(counts) == 1 else 1,
         "batches": counts if len(counts) == 3 else None,
     }
+
+
+def parse_network_size(text: str | None) -> tuple[int, int] | None:
+    """--network HxW.
+
+    Raises:
+        InputError: misspelt, or no multiples of 32: networks halve their input up to five times.
+    """
+    match = re.fullmatch(r"(\d+)x(\d+)", text or "")
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if text is not None and (min(size) < 32 or size[0] % 32 or size[1] % 32):
+        raise InputError(f"--network takes height x width, multiples of 32, e.g. 1024x2624; got '{text}'")
+    return None if text is None else size
 
 
 def _sizes(frame: str | None) -> tuple[tuple[int, int], ...]:

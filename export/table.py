@@ -55,4 +55,4 @@ def _show(done: list[Exported]) -> None:
         )
     out.print(table)
     plans = any(item.path.suffix == ".plan" for item in done)
-    log.print("greatest difference from PyTorch" + (": a plan's is that of its ONNX file" if plans else ""))
+    log.print("max diff.: maximum difference from PyTorch" + ("; a plan's is its ONNX file's" if plans else ""))

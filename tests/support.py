@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from sdi.runtime.common.progress import Progress
-from sdi.train.checkpoint import Checkpoint
+from sdi.runtime.engine.manifest import Manifest, read_manifest
+from sdi.train.checkpoint import Checkpoint, shipped_checkpoint
 from sdi.train.models import SaliencyNetwork, build_model, model_spec
 
 
@@ -44,6 +45,20 @@ def shell_scripts(value: Any) -> list[str]:
         own = [value["run"]] if isinstance(value.get("run"), str) else []
         return own + [script for key, item in value.items() if key != "run" for script in shell_scripts(item)]
     return [script for item in value for script in shell_scripts(item)] if isinstance(value, list) else []
+
+
+def manifest_of(engine: Path) -> Manifest:
+    """The manifest beside an engine, which must have one."""
+    manifest = read_manifest(engine)
+    assert manifest is not None
+    return manifest
+
+
+def shipped_weights(model: str) -> Path:
+    """The checkpoint that comes with sdi, which must have one of this network."""
+    path = shipped_checkpoint(model)
+    assert path is not None
+    return path
 
 
 def narrow_network(model: str, seed: int = 0) -> SaliencyNetwork:

@@ -181,12 +181,21 @@ def train_command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads a process; default all.", rich_help_panel=_RUN)
     ] = None,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard",
+            help="Write TensorBoard's files into the run's folder as well: tensorboard --logdir RUN.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Train a saliency network on pictures and masks.
 
-    Writes last.pt (for --resume), best.pt (for sdi-export) and log.csv into the run folder. Ctrl-C saves and
-    leaves; `sdi-train --resume RUN` goes on from the very step.
+    Writes last.pt (for --resume), best.pt (for sdi-export) and log.csv into the run folder, and two pictures to watch:
+    curves.png, drawn anew every half a minute, and first-batches.png, which shows whether the masks are right. Ctrl-C
+    saves and leaves; `sdi-train --resume RUN` goes on from the very step.
 
     Examples:
 
@@ -204,6 +213,7 @@ def train_command(
     """
     from sdi.runtime.common.progress import ConsoleProgress
     from sdi.train.devices import Devices
+    from sdi.train.observers import Board, Display, FirstBatches, Plot
     from sdi.train.plan import TrainOptions, plan_training
     from sdi.train.run import run_training
     from sdi.train.splits import DataLocation
@@ -239,7 +249,8 @@ def train_command(
             trust_masks=trust_masks,
         )
     )
-    outcome = run_training(plan, Devices(device, devices, threads), limit_steps, ConsoleProgress())
+    observers = [Display(), Plot(), FirstBatches(), *([Board()] if tensorboard else ())]
+    outcome = run_training(plan, Devices(device, devices, threads), limit_steps, ConsoleProgress(), observers)
     if outcome.is_main:
         _report(outcome, json)
         if outcome.interrupted:

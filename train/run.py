@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sdi.train.allocator import keep_freed_memory
 from sdi.train.data import load_samples, refuse_doubtful_masks
 from sdi.train.devices import Devices, one_voice, open_fabric
 from sdi.train.models import model_spec
+from sdi.train.observers import Observer
 from sdi.train.plan import TrainingPlan
 from sdi.train.splits import Splits, choose_splits, refuse_leaks
 from sdi.train.start import make_int8, network_to_train, teachers_of
@@ -46,9 +48,13 @@ class Outcome:
 
 
 def run_training(
-    plan: TrainingPlan, devices: Devices, limit_steps: int | None = None, progress: Progress = SILENT
+    plan: TrainingPlan,
+    devices: Devices,
+    limit_steps: int | None = None,
+    progress: Progress = SILENT,
+    observers: Sequence[Observer] = (),
 ) -> Outcome:
-    """Train, and leave `best.pt`, `last.pt` and `log.csv` in the run's folder.
+    """Train, and leave `best.pt`, `last.pt` and `log.csv` in the run's folder. Observers may leave more.
 
     Raises:
         InputError: pictures, masks or devices are missing or do not fit.
@@ -69,7 +75,7 @@ def run_training(
         if plan.for_int8 and trainer.validation and not trainer.step:
             s = trainer.keep_start()["S"]
             progress.log(f"in INT8 before training: S {s:.4f}; kept as best.pt until it is beaten")
-        finished, interrupted = watch(trainer, limit_steps)
+        finished, interrupted = watch(trainer, limit_steps, observers if fabric.is_global_zero else ())
     best = None if trainer.best == -math.inf else trainer.best
     ended = (finished, interrupted, trainer.step, trainer.steps, best)
     return Outcome(plan.run, plan.model, *ended, is_main=fabric.is_global_zero)

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class StepReport:
     steps: int  # steps in all
     epoch: int  # from 1
     loss: float  # mean of this epoch so far
+    step_loss: float  # of this step alone
     images_per_second: float
     metrics: dict[str, float] = field(default_factory=dict)  # after an evaluation
 
@@ -165,9 +166,10 @@ class Trainer:
         total, started = 0.0, time.monotonic()
         self.network.train()
         for n, shares in enumerate(self.batches.epoch(epoch, done), start=1):
-            total += self._train_step(shares)
+            step_loss = self._train_step(shares)
+            total += step_loss
             rate = n * self.batches.size / (time.monotonic() - started)
-            progress = StepReport(self.step, self.steps, epoch + 1, total / n, rate)
+            progress = StepReport(self.step, self.steps, epoch + 1, total / n, step_loss, rate)
             report(progress)
             if self.step >= last or self._any(stop()):
                 break
@@ -178,19 +180,19 @@ class Trainer:
         if self.validation and ((epoch + 1) % self.recipe.evaluate_every == 0 or ended):
             metrics = self.evaluate(self.validation)
         row = {"epoch": epoch + 1, "step": self.step, "loss": progress.loss, "images_per_second": rate}
-        self.history.append({**row, "learning_rate": self._learning_rate(), **metrics})
+        self.history.append({**row, "learning_rate": self.learning_rate, **metrics})
         if not self.validation or metrics.get("S", -math.inf) > self.best:
             self.best = metrics.get("S", self.best)
             self._save("best.pt", metrics=metrics)
         self._save("last.pt", resumable=True, metrics=metrics)
         self._write_log()
         if metrics:
-            report(StepReport(self.step, self.steps, epoch + 1, progress.loss, rate, metrics))
+            report(replace(progress, metrics=metrics))
 
     def _train_step(self, shares: list[Share]) -> float:
         """One step of the optimiser. Returns the batch's loss."""
         for group, factor in zip(self.optimiser.param_groups, self._rate_factors, strict=True):
-            group["lr"] = self._learning_rate() * factor
+            group["lr"] = self.learning_rate * factor
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
         for n, share in enumerate(shares):
@@ -283,7 +285,9 @@ class Trainer:
         self.step, self.best, self.history = state["step"], state["best"], state["history"]
         self._saved_step = self.step
 
-    def _learning_rate(self) -> float:
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
         return learning_rate(self.recipe, self.step, self.steps)
 
     def _average_statistics(self) -> None:

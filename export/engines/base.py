@@ -26,7 +26,7 @@ class BuildOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     detailed_profiling: bool = False
-    listener: Callable[[str], None] | None = field(default=None, compare=False)  # hears all that the builder says
+    listener: Callable[[str], None] | None = field(default=None, compare=False)  # receives the builder's log
 
     def with_listener(self, listener: Callable[[str], None]) -> BuildOptions:
         return replace(self, listener=listener)

@@ -18,7 +18,7 @@ def check_contract(trt: Any, network: Any, path: Path, *, planar: bool) -> None:
     """Make sure that the parsed network has our inputs and outputs, and no output was dropped.
 
     Raises:
-        InputError: tells what was expected and what is there.
+        InputError: it has not; the text names what was expected and what is there.
     """
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     outputs = [network.get_output(i) for i in range(network.num_outputs)]

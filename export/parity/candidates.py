@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from sdi.export.network_size import at_network_size
 from sdi.export.parity.result import Kind
 from sdi.export.parity.tolerances import TOLERANCES
-from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module
+from sdi.export.runners import InputSpec, Runner, rounder_from_onnx, runner_from_module, runner_in_windows
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import resize_image
 from sdi.runtime.engine.base import Engine
@@ -46,6 +47,7 @@ class Candidate:
     rounded: bool = False  # its maps come as 8 bits
     notes: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+    reference: Runner | None = None  # the checkpoint in PyTorch as this file runs it; None: as it was trained
     grids: Grids | None = None  # windows of pictures that are larger than those it was trained on; None: none is cut
 
     def grid(self, image: np.ndarray) -> WindowGrid | None:
@@ -114,9 +116,11 @@ def open_candidate(path: Path, checkpoint: Checkpoint, checkpoint_file: Path, de
         InputError: no engine of ours, damaged, of another network, of other preprocessing or of an unknown precision.
     """
     manifest = read_manifest(path)
-    if manifest is None or manifest.target == "onnx":
-        return _onnx_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file), device)
-    return _plan_candidate(path, _checked(path, manifest, checkpoint, checkpoint_file))
+    manifest = _checked(path, manifest, checkpoint, checkpoint_file)
+    reference = _reference(manifest, checkpoint)
+    if manifest.target == "onnx":
+        return _onnx_candidate(path, manifest, device, reference)
+    return _plan_candidate(path, manifest, reference)
 
 
 def _shown(run: Runner, spec: InputSpec, window: np.ndarray) -> np.ndarray:
@@ -153,7 +157,7 @@ def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, chec
         raise InputError(
             f"{path} preprocesses by {manifest.preprocessing}, {checkpoint_file} by others; export it again"
         )
-    if manifest.network_hw != checkpoint.input_hw:
+    if manifest.network_hw != checkpoint.input_hw and not _same_scale(manifest, checkpoint):
         raise InputError(
             f"{path} runs at {manifest.network_hw}, {checkpoint_file} was trained at {checkpoint.input_hw} (height, "
             "width); export it again"
@@ -161,13 +165,32 @@ def _checked(path: Path, manifest: Manifest | None, checkpoint: Checkpoint, chec
     return manifest
 
 
-def _onnx_candidate(path: Path, manifest: Manifest, device: str) -> Candidate:
+def _same_scale(manifest: Manifest, checkpoint: Checkpoint) -> bool:
+    """Whether an engine whose network runs at another size sees steel as large as in the training, for sdi-export's
+    --network."""
+    if manifest.native_hw is None or manifest.tile_hw is not None or checkpoint.native_hw is None:
+        return False
+    return at_network_size(checkpoint, manifest.network_hw).native_hw == manifest.native_hw
+
+
+def _reference(manifest: Manifest, checkpoint: Checkpoint) -> Runner | None:
+    """The checkpoint as an engine runs it that was exported with windows inside, or with --network."""
+    if manifest.tile_hw is None and manifest.network_hw == checkpoint.input_hw:
+        return None
+    module = EngineModule(load_network(checkpoint), checkpoint.preprocessing, manifest.network_hw, raw=True)
+    run = runner_from_module(module)
+    if manifest.tile_hw is None or manifest.frame_hw is None:
+        return run
+    return runner_in_windows(run, WindowGrid(manifest.frame_hw, manifest.tile_hw, manifest.overlap or 0))
+
+
+def _onnx_candidate(path: Path, manifest: Manifest, device: str, reference: Runner | None) -> Candidate:
     try:
         model = onnx.load(path)
     except Exception as error:  # of protobuf, in several kinds
         raise InputError(f"{path} is no ONNX file: {error}; export it again") from error
     batch, frame_hw, planar = manifest.batch, manifest.frame_hw, manifest.face == "planar"
-    spec = InputSpec(frame_hw, batch, planar)
+    spec = InputSpec(frame_hw, batch, planar, fills=manifest.tile_hw is not None)
     _check_frame(path, model, spec)
     return Candidate(
         path.name,
@@ -180,6 +203,7 @@ def _onnx_candidate(path: Path, manifest: Manifest, device: str) -> Candidate:
         rounder=None if planar else rounder_from_onnx(model),
         checkpoint_sha256=manifest.checkpoint_sha256,
         notes=manifest.notes,
+        reference=reference,
     )
 
 
@@ -194,18 +218,19 @@ def _check_frame(path: Path, model: onnx.ModelProto, spec: InputSpec) -> None:
         raise InputError(f"{path} takes {found}, its manifest says frame {wanted} (None: any); export it again")
 
 
-def _plan_candidate(path: Path, manifest: Manifest) -> Candidate:
+def _plan_candidate(path: Path, manifest: Manifest, reference: Runner | None) -> Candidate:
     candidate = Candidate(
         path.name,
         "plan",
         manifest.precision,
-        InputSpec(manifest.frame_hw, manifest.batch),
+        InputSpec(manifest.frame_hw, manifest.batch, fills=manifest.tile_hw is not None),
         None,
         path,
         manifest.sha256,
         checkpoint_sha256=manifest.checkpoint_sha256,
         rounded=True,
         notes=manifest.notes,
+        reference=reference,
     )
     try:
         engine = open_engine(path)

@@ -13,7 +13,7 @@ import numpy as np
 from sdi.export.parity.candidates import Candidate
 from sdi.export.parity.metrics import Parity, to_levels
 from sdi.export.parity.result import PictureMetrics
-from sdi.export.runners import Runner
+from sdi.export.runners import InputSpec, Runner
 from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import resize_image
 
@@ -87,12 +87,13 @@ class Comparison:
         for candidate, side in zip(self._candidates, self._sides, strict=True):
             if candidate.run is None:
                 continue
-            way = (candidate.spec.frame_hw or size_hw, candidate.grid(image))
+            run = candidate.reference or self.reference
+            way = (run, candidate.spec.frame_hw or size_hw, candidate.grid(image))
             if way not in expected:
                 started = time.perf_counter()
-                reference = _finite(name, candidate.answer(self.reference, image))
+                reference = _finite(name, candidate.answer(run, image))
                 self._seconds.append(time.perf_counter() - started)
-                expected[way] = reference, _scores(reference, truth)
+                expected[way] = reference, _scores(reference, truth, candidate.spec)
             reference, reference_scores = expected[way]
             started = time.perf_counter()
             answer = candidate.answer(candidate.run, image)
@@ -101,7 +102,7 @@ class Comparison:
             side.parity.update(name, reference, answer)
             if candidate.rounder is not None:
                 side.rounding = max(side.rounding or 0.0, _rounding(candidate.rounder, answer))
-            scores = _scores(answer, truth)
+            scores = _scores(answer, truth, candidate.spec)
             if scores is not None and reference_scores is not None:
                 side.scores.append(scores)
                 side.reference_scores.append(reference_scores)
@@ -144,12 +145,15 @@ def _measurement(side: _Side) -> Measurement:
     return Measurement(metrics, pictures, side.parity.quantiles(), statistics.median(side.seconds))
 
 
-def _scores(probability: np.ndarray, truth: np.ndarray | None) -> PictureScores | None:
+def _scores(probability: np.ndarray, truth: np.ndarray | None, spec: InputSpec) -> PictureScores | None:
     """Of the map as the runtime gives it: 8 bits, at the picture's own size, never stretched."""
     if truth is None:
         return None
     from sdi.train.scores import score_picture
 
+    if spec.fills:  # the first of the pictures that lie beside each other
+        probability = probability[: truth.shape[0], : truth.shape[1]]
+        truth = truth[: probability.shape[0], : probability.shape[1]]
     saliency = resize_image(to_levels(probability), (truth.shape[0], truth.shape[1]))
     return score_picture(saliency, truth, stretch=False)
 

@@ -54,7 +54,9 @@ def save_evidence(
     files = []
     for index in chosen:
         name = pictures.names[index]
-        reference_map, own = (candidate.answer(run, pictures.picture(index)) for run in (reference, candidate.run))
+        reference_map, own = (
+            candidate.answer(run, pictures.picture(index)) for run in (candidate.reference or reference, candidate.run)
+        )
         path = folder / f"{safe_name(f'{candidate.name}-{name}')}.png"
         write_image(path, difference_picture(name, candidate.name, reference_map, own))
         files.append(path)

@@ -104,7 +104,8 @@ class _Judge:
         self._reference = reference
         self._pictures = pictures
         self._progress = progress
-        self._clean_reference: dict[tuple[int, int] | None, CleanAreas] = {}  # by frame size
+        # By the reference and the frame size.
+        self._clean_reference: dict[tuple[Runner, tuple[int, int] | None], CleanAreas] = {}
         self._traced: dict[InputSpec, TracedNetwork] = {}
 
     def result(self, candidate: Candidate, measured: Measurement | None) -> CandidateResult:
@@ -130,7 +131,9 @@ class _Judge:
         clean = self._clean_areas(candidate)
         clean_metrics: dict[str, float] = {}
         if clean is not None:
-            clean_metrics = clean.metrics(self._clean_reference[candidate.spec.frame_hw])
+            clean_metrics = clean.metrics(
+                self._clean_reference[candidate.reference or self._reference, candidate.spec.frame_hw]
+            )
             clean_rows = tolerance.rows(clean_metrics)
             rows += clean_rows
             if not all(row.passed for row in clean_rows):
@@ -153,6 +156,8 @@ class _Judge:
             notes.append("a plan's maps come rounded to 8 bits, so its differences may be half a gray level more")
         if self._request.bisect and candidate.kind != "onnx":
             notes.append("--bisect looks into ONNX files alone")
+        elif self._request.bisect and candidate.reference is not None:
+            notes.append("--bisect looks into files without --tile and --network alone")
         return notes
 
     def _evidence(self, candidate: Candidate, chosen: Sequence[int]) -> list[Path]:
@@ -168,9 +173,10 @@ class _Judge:
         if not patches:
             return None
         assert candidate.run is not None
-        if spec.frame_hw not in self._clean_reference:
-            found = clean_areas(self._reference, spec, patches, threshold, self._progress)
-            self._clean_reference[spec.frame_hw] = found
+        reference = candidate.reference or self._reference
+        if (reference, spec.frame_hw) not in self._clean_reference:
+            found = clean_areas(reference, spec, patches, threshold, self._progress)
+            self._clean_reference[reference, spec.frame_hw] = found
         return clean_areas(candidate.run, spec, patches, threshold, self._progress)
 
     def _clean_evidence(self, candidate: Candidate, areas: CleanAreas) -> list[Path]:
@@ -187,7 +193,7 @@ class _Judge:
 
     def _divergence(self, candidate: Candidate, measured: Measurement) -> Divergence | None:
         """The first layer of an ONNX file that differs, on its worst picture."""
-        if not self._request.bisect or candidate.kind != "onnx":
+        if not self._request.bisect or candidate.kind != "onnx" or candidate.reference is not None:
             return None
         spec = candidate.spec
         if spec not in self._traced:
@@ -203,7 +209,9 @@ class _Judge:
         grid = candidate.grid(image)
         if grid is None or candidate.run is None:
             return image
-        difference = np.abs(candidate.answer(candidate.run, image) - candidate.answer(self._reference, image))
+        difference = np.abs(
+            candidate.answer(candidate.run, image) - candidate.answer(candidate.reference or self._reference, image)
+        )
         worst = max(grid, key=lambda window: np.nan_to_num(difference[window.kept], nan=1.0).max())
         return np.ascontiguousarray(image[worst.seen])
 

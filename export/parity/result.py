@@ -114,7 +114,7 @@ class Divergence:
         layers: how many there are.
         layer: path of the module; None where no layer alone brings a quarter of the difference.
         tensor, op: what the layer makes, and how; None where the maps agree.
-        share: of the difference that this layer brings.
+        share: of the difference that this layer brings; 0 where the maps agree, as the errors are.
         error, inputs_error: relative errors of the layer's output and of what goes into it.
     """
 
@@ -125,13 +125,15 @@ class Divergence:
     layer: str | None = None
     tensor: str | None = None
     op: str | None = None
-    share: float | None = None
-    error: float | None = None
-    inputs_error: float | None = None
+    share: float = 0.0
+    error: float = 0.0
+    inputs_error: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what was not found is left out, but for the layer."""
-        return {name: value for name, value in asdict(self).items() if value is not None or name == "layer"}
+        """Plain values. Where the maps agree, the keys of what was not found are left out."""
+        value = asdict(self)
+        absent = ("tensor", "op", "share", "error", "inputs_error") if self.tensor is None else ()
+        return _without(value, *absent)
 
     @staticmethod
     def from_dict(value: Mapping[str, Any]) -> Divergence:

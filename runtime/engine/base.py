@@ -19,7 +19,7 @@ import numpy as np
 
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import check_frame, resize_image
-from sdi.runtime.engine.golden import GoldenCheck, golden_check
+from sdi.runtime.engine.golden import GoldenCheck, GoldenPictures
 from sdi.runtime.engine.guard import Guard
 from sdi.runtime.engine.manifest import Manifest
 
@@ -84,7 +84,8 @@ class Engine(abc.ABC):
     def submit(self, frames: np.ndarray) -> Token:
         """Begin `execute(frames)`: where `slots` is over 1, the device works on while the next call is made ready.
 
-        The frames are read before this returns. A token that is dropped gives its slot back.
+        The frames are read before this returns. A token that is dropped gives its slot back, and a call that fails
+        gives up all that are under way.
 
         Raises:
             InputError: as `execute`; or all slots are under way, so collect one first.
@@ -96,7 +97,7 @@ class Engine(abc.ABC):
         """End a call: wait for its maps, (N, H, W) uint8, a new array. Once for each token, in any order.
 
         Raises:
-            InputError: the token is another engine's, or was collected before.
+            InputError: the token is another engine's, was collected before, or given up when another call failed.
             DeviceError: as `execute`.
         """
         answer: np.ndarray = token.work
@@ -170,11 +171,12 @@ class Engine(abc.ABC):
         if self.manifest is None:
             return None
         try:
-            return golden_check(self.manifest.golden, lambda frames: np.stack([self.whole(frame) for frame in frames]))
+            pictures = GoldenPictures.of(self.manifest.golden)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the golden record in the manifest of {self.path} is damaged ({error}); export it again"
             ) from error
+        return pictures.compare(np.stack([self.whole(frame) for frame in pictures.frames]))
 
     def self_test(self) -> None:
         """Run the manifest's golden pictures and refuse the engine when the answer is wrong.

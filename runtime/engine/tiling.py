@@ -13,7 +13,7 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.manifest import Manifest
 from sdi.runtime.engine.windows import WindowGrid, by
 
-__all__ = ["GREATEST_FRAME", "Grids", "Tiling", "TrainedScale", "parse_tile"]
+__all__ = ["GREATEST_FRAME", "Grids", "Tile", "Tiling", "TrainedScale", "parse_tile"]
 
 GREATEST_FRAME = 1 << 28  # pixels: 0.8 GB as uint8 BGR, beside which tiling needs its map and a batch of windows
 _FACTOR = 1.5  # what a frame may be shrunk by, or its aspect changed by, before a network sees other steel

@@ -53,7 +53,7 @@ def test_choice_is_spread_over_appearance(folder: Path) -> None:
 
     def least_distance(names: list[str]) -> float:
         chosen = [rows[name] for name in names]
-        return min(np.linalg.norm(a - b) for i, a in enumerate(chosen) for b in chosen[:i])
+        return min(float(np.linalg.norm(a - b)) for i, a in enumerate(chosen) for b in chosen[:i])
 
     rng = np.random.default_rng(0)
     patches = [path.name for path in paths if path.name.startswith("patch")]

@@ -14,7 +14,7 @@ from sdi.runtime.common.files import sha256_of
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.runtime.engine.shipped import ShippedEngine, shipped_engines
 from sdi.train.checkpoint import save_checkpoint, shipped_checkpoint
-from support import command, lively_checkpoint
+from support import command, lively_checkpoint, shipped_weights
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_shipped_checkpoint_is_the_last_resort(tmp_path: Path) -> None:
 def test_shipped_engines_were_made_from_shipped_checkpoints(shipped: ShippedEngine) -> None:
     manifest = read_manifest(shipped.path)
     assert manifest is not None
-    assert manifest.checkpoint_sha256 == sha256_of(shipped_checkpoint(manifest.model))
+    assert manifest.checkpoint_sha256 == sha256_of(shipped_weights(manifest.model))
 
 
 def test_no_checkpoint_names_the_commands_that_make_one(tmp_path: Path) -> None:

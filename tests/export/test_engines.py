@@ -352,7 +352,7 @@ def test_a_foreign_plan_is_not_overwritten(tiny: Tiny) -> None:
 
 def test_ctrl_c_stops_a_build(exports: Path, tmp_path: Path) -> None:
     """As an exception inside the library's callbacks it would end the process."""
-    pressed = []
+    pressed: list[str] = []
 
     def press_once(text: str) -> None:
         if not pressed:

@@ -154,7 +154,7 @@ def test_raw_gives_probabilities_and_is_no_engine(checkpoint_file: Path, tmp_pat
 def test_a_wrong_graph_is_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def planted(network: SaliencyNetwork) -> SaliencyNetwork:
         deployed = real(network)
-        deployed.subnet.residual.bias.data += 1.0
+        deployed.get_parameter("subnet.residual.bias").data += 1.0
         return deployed
 
     real = exporter.deploy_form

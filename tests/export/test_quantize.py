@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from graphs import SIDE, Graph, every_kind, frames
 from sdi.export.half import half_model
-from sdi.export.quantize import half_scales, quantizable_layers, quantized_model, skip_inputs
+from sdi.export.quantize import Layer, half_scales, quantizable_layers, quantized_model, skip_inputs
 from sdi.export.runners import InputSpec
 from sdi.export.work import work_by_precision
 from support import nvidia_view
@@ -53,8 +53,9 @@ def test_every_layer_computes_in_int8() -> None:
 
 
 @pytest.mark.parametrize("layer", quantizable_layers(every_kind()), ids=lambda layer: layer.name)
-def test_weights_lie_on_pytorchs_per_channel_grid(layer: str) -> None:
+def test_weights_lie_on_pytorchs_per_channel_grid(layer: Layer) -> None:
     before, after = constants(every_kind()), constants(quantized_model(every_kind(), RANGES))
+    assert layer.axis is not None
     weight, scale = before[layer.weight], after[f"{layer.weight}.scale"]
     stored = after[f"{layer.weight}.int8"]
     assert stored.dtype == np.int8
@@ -69,7 +70,7 @@ def test_weights_lie_on_pytorchs_per_channel_grid(layer: str) -> None:
     )
     shape = [-1 if i == layer.axis else 1 for i in range(weight.ndim)]
     np.testing.assert_allclose(stored * scale.reshape(shape), oracle.numpy(), rtol=1e-6)
-    # The greatest weight of each channel is at the end of the grid.
+    # The largest weight of each channel is at the end of the grid.
     others = tuple(i for i in range(weight.ndim) if i != layer.axis)
     assert np.abs(stored.astype(int)).max(axis=others).min() >= 126
 

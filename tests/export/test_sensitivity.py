@@ -42,7 +42,7 @@ def test_gives_up_after_the_most_that_may_be_kept(most: int) -> None:
         asked.append(len(keep))
         return 0.01
 
-    with pytest.raises(TooLossy, match=r"the least loss found is 0\.0100"):
+    with pytest.raises(TooLossy, match=r"the smallest loss found is 0\.0100"):
         least_kept(lambda: LAYERS, drop_of, bound=0.002, most=most)
     assert max(asked) == most
     assert len(set(asked)) == len(asked)

@@ -16,8 +16,7 @@ import yaml
 
 from sdi.runtime.engine.manifest import manifest_path
 from sdi.runtime.engine.shipped import find_engine
-from sdi.train.checkpoint import shipped_checkpoint
-from support import command, shell_scripts
+from support import command, shell_scripts, shipped_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
@@ -122,7 +121,7 @@ def checkout(tmp_path: Path) -> Path:
     engines.mkdir()
     for file in (MINET, manifest_path(MINET)):
         shutil.copy(file, engines)
-    shutil.copy(shipped_checkpoint("minet"), tmp_path / "best.pt")
+    shutil.copy(shipped_weights("minet"), tmp_path / "best.pt")
     return tmp_path
 
 

@@ -361,8 +361,9 @@ def test_an_engine_of_another_network_is_caught(engines: Engines, lite: tuple[Pa
     for gate in (partial(caught_by, checkpoint=engines.checkpoint), open_engine):
         with pytest.raises(InputError, match="bytes, its manifest says"):
             gate(taken)
-    fields = {"model": "minet", "family": "minet", "preprocessing": trained().preprocessing.to_dict()}
-    assert PARITY in caught_by(copied(other, tmp_path, **fields), engines.checkpoint)
+    preprocessing = trained().preprocessing.to_dict()
+    forged = copied(other, tmp_path, model="minet", family="minet", preprocessing=preprocessing)
+    assert PARITY in caught_by(forged, engines.checkpoint)
 
 
 # (fault, its full size in words, planted by a share of it)

@@ -10,8 +10,8 @@ import pytest
 
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
-from sdi.train.checkpoint import load_checkpoint, save_checkpoint, shipped_checkpoint
-from support import command
+from sdi.train.checkpoint import load_checkpoint, save_checkpoint
+from support import command, shipped_weights
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def trained_xs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(
     request: pytest.FixtureRequest, trained_xs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, str]:
-    checkpoint = shipped_checkpoint("minet") if request.param == "minet" else trained_xs
+    checkpoint = shipped_weights("minet") if request.param == "minet" else trained_xs
     folder = tmp_path_factory.mktemp(request.param)
     done = command("sdi-export", "--checkpoint", checkpoint, "--fp32", "--fp16", "--target", "onnx", "-o", folder)
     assert done.returncode == 0, done.stderr
@@ -63,9 +63,9 @@ def test_engine_answers_what_was_trained(exported: tuple[Path, Path, str], pictu
     (runner,) = report["runners"]
     assert runner["precision"] == precision
     assert [picture["name"] for picture in runner["pictures"]] == sorted(DEFECTS)
-    greatest = runner["rows"][0]
-    assert greatest["figure"] == "max"
-    assert 0 < greatest["measured"] <= greatest["bound"]
+    first = runner["rows"][0]
+    assert first["figure"] == "max"
+    assert 0 < first["measured"] <= first["bound"]
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def test_engine_of_another_network_is_wrong_use(
     exported: tuple[Path, Path, str], trained_xs: Path, tmp_path: Path
 ) -> None:
     _, folder, model = exported
-    other = trained_xs if model == "minet" else shipped_checkpoint("minet")
+    other = trained_xs if model == "minet" else shipped_weights("minet")
     engine = folder / f"{model}-fp32.onnx"
     done = command("sdi-parity", "--checkpoint", other, "--engine", engine)
     assert done.returncode == 2

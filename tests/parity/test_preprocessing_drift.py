@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -49,7 +49,7 @@ ALPHA = COLOUR[..., 1]
 
 
 class OneLayer(SaliencyNetwork):
-    """The least network an exporter takes: what is in front of it is what is looked at here."""
+    """The smallest network an exporter takes: what is in front of it is what is looked at here."""
 
     primary = "map"
 
@@ -165,7 +165,7 @@ def _by_numpy(image: np.ndarray, how: Preprocessing) -> np.ndarray:
     return ((scaled - how.mean) / how.std).transpose(2, 0, 1)
 
 
-def _pillow(image: np.ndarray, mode: str | None = None, **options: object) -> Callable[[Path], None]:
+def _pillow(image: np.ndarray, mode: str | None = None, **options: Any) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         picture = Image.fromarray(image)
         (picture.convert(mode) if mode else picture).save(path, **options)
@@ -192,7 +192,7 @@ def _wide(image: np.ndarray) -> np.ndarray:
     return image.astype(np.uint16) * 257
 
 
-EVEN = {"quality": 100, "subsampling": 0}  # so that two JPEG decoders have nothing to interpolate
+EVEN: dict[str, Any] = {"quality": 100, "subsampling": 0}  # so that two JPEG decoders have nothing to interpolate
 # file -> how it is written, and whether Pillow reads it as the same bytes
 FILES: dict[str, tuple[Callable[[Path], None], bool]] = {
     **{f"gray.{suffix}": (_pillow(GRAY), True) for suffix in ("png", "bmp", "tif")},
@@ -263,9 +263,9 @@ def test_every_preprocessing_is_the_same_on_both_sides(
 def test_a_huge_picture_is_the_same_tensor(suffix: str, depth: type, engine_of: EngineOf, tmp_path: Path) -> None:
     path, size_hw = tmp_path / f"huge{suffix}", (7000, 9000)
     levels = np.arange(size_hw[0]) % 251 * (1 if depth is np.uint8 else 257)
-    stored = np.repeat(levels.astype(depth)[:, None], size_hw[1], axis=1)
+    stored: np.ndarray = np.repeat(levels.astype(depth)[:, None], size_hw[1], axis=1)
     fast = [cv2.IMWRITE_PNG_COMPRESSION, 1] if suffix == ".png" else []
-    path.write_bytes(cv2.imencode(suffix, stored, fast)[1])
+    path.write_bytes(cv2.imencode(suffix, stored, fast)[1].tobytes())
     del stored
     wanted = training_tensor(path, size_hw=size_hw)
     assert np.array_equal(runtime_tensor(path, engine_of()), wanted)

@@ -90,11 +90,11 @@ def test_height_and_width_are_treated_alike(model: str, seed: int, height: int, 
 
 
 @pytest.fixture(scope="module")
-def exported() -> Callable[[str], tuple[Callable, Callable]]:
+def exported() -> Callable[[str], tuple[Runner, Runner]]:
     """(PyTorch, ONNX Runtime) of a model, each from uint8 frames of any size to raw probabilities; traced once."""
-    made: dict[str, tuple[Callable, Callable]] = {}
+    made: dict[str, tuple[Runner, Runner]] = {}
 
-    def export(model: str) -> tuple[Callable, Callable]:
+    def export(model: str) -> tuple[Runner, Runner]:
         if model not in made:
             network, how = random_variant(model, 1), model_spec(model).preprocessing
             module = partial(EngineModule, preprocessing=how, network_hw=(64, 96), raw=True)
@@ -115,9 +115,9 @@ def test_onnx_answers_frames_of_any_size_as_pytorch(
     exported: Callable[[str], tuple[Runner, Runner]], model: str, seed: int, batch: int, height: int, width: int
 ) -> None:
     """The training form in PyTorch against the deploy form in ONNX Runtime, preprocessing and resizing included."""
-    frames = (pictures(seed, batch, height, width) * 40 + 128).clamp(0, 255).to(torch.uint8)
+    planes = (pictures(seed, batch, height, width) * 40 + 128).clamp(0, 255).to(torch.uint8)
     reference, engine = exported(model)
-    frames = np.ascontiguousarray(frames.permute(0, 2, 3, 1).numpy())
+    frames = np.ascontiguousarray(planes.permute(0, 2, 3, 1).numpy())
     assert_same_map(torch.from_numpy(engine(frames)), torch.from_numpy(reference(frames)))
 
 
@@ -137,7 +137,7 @@ def _map(name: str) -> Callable[[SaliencyNetwork], Callable[[Tensor], Tensor]]:
 
 def _subnet(network: SaliencyNetwork) -> Callable[[Tensor], Tensor]:
     """Stage 2 alone: its inputs are a map's and an edge's logits."""
-    return lambda x: torch.sigmoid(network.subnet(x[:, :1], x[:, 1:2], False)[0])
+    return lambda x: torch.sigmoid(network.get_submodule("subnet")(x[:, :1], x[:, 1:2], False)[0])
 
 
 MIRRORED = {
@@ -165,7 +165,9 @@ MIRRORED = {
 @cases(3)
 @given(seed=seeds, rows=st.integers(1, 3), columns=st.integers(1, 3), axis=st.sampled_from([-1, -2]))
 @torch.inference_mode()
-def test_mirrored_kernels_answer_the_mirrored_map(part: str, seed: int, rows: int, columns: int, axis: int) -> None:
+def test_mirrored_kernels_answer_the_mirrored_map(
+    part: Symmetric, seed: int, rows: int, columns: int, axis: int
+) -> None:
     network = random_variant(part.model, seed, part.build)
     x = pictures(seed, 1, 32 * rows + part.offset, 32 * columns + part.offset)
     wanted = part.part(network)(x)
@@ -196,7 +198,7 @@ class Movable:
 def _head(network: SaliencyNetwork) -> Callable[[Tensor], Tensor]:
     """CSEPNet's map before it is enlarged, each pixel twice: with align_corners, enlarging does not move along."""
     seen: list[Tensor] = []
-    network.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    network.get_submodule("head").register_forward_hook(lambda module, inputs, output: seen.append(output))
 
     def run(x: Tensor) -> Tensor:
         network(x)
@@ -227,7 +229,7 @@ def hold_global_maxima(network: SaliencyNetwork) -> None:
 @cases(3)
 @given(seed=seeds, steps=st.integers(1, 3), across=st.booleans())
 @torch.inference_mode()
-def test_a_moved_picture_answers_the_moved_map(network: str, seed: int, steps: int, across: bool) -> None:
+def test_a_moved_picture_answers_the_moved_map(network: Movable, seed: int, steps: int, across: bool) -> None:
     """Two views of one long strip; compared where neither border is within reach."""
     variant = random_variant(network.model, seed)
     hold_global_maxima(variant)

@@ -46,7 +46,7 @@ def test_trains_and_says_where_the_result_is(run_command: Run, steel: Path, tmp_
     assert (code, out) == (0, f"{run / 'best.pt'}\n")
     assert "7 pictures, 1 to validate (--val 0.1), test split untouched; 2 epochs of 3 steps, batch 2" in err
     assert f"sdi-export --model minet --checkpoint {run / 'best.pt'}" in err
-    assert {p.name for p in run.iterdir()} == {"best.pt", "last.pt", "log.csv"}
+    assert {p.name for p in run.iterdir()} == {"best.pt", "last.pt", "log.csv", "curves.png", "first-batches.png"}
     checkpoint = load_checkpoint(run / "best.pt", "minet")
     assert checkpoint.input_hw == (32, 32)
     assert 0 < checkpoint.metrics["S"] < 1

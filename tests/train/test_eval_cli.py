@@ -92,7 +92,7 @@ def test_before_and_after_of_the_same_pictures(run_command: Run, strip: Path) ->
     assert "Before and now" in (strip / "after" / "index.html").read_text()
     code, out, _ = run_command(main, *now)
     assert code == 0
-    assert "before (dark) and now: S of 3 pictures is higher, of 0 lower" in out
+    assert "change since dark: S of 3 pictures is higher, of 0 lower" in out
     code, _, err = run_command(main, "--maps", strip / "dark", *data_of(strip), "--baseline", strip / "images")
     assert (code, "is no report of sdi-eval" in err) == (2, True)
 

@@ -17,7 +17,6 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.images import write_image
 from sdi.train.data import Pair
 from sdi.train.evaluation.baseline import Baseline, keep_evaluation, read_baseline
-from sdi.train.evaluation.cards import outlined
 from sdi.train.evaluation.evaluate import CleanSteel, Evaluation, evaluate
 from sdi.train.evaluation.maps import FolderMaps
 from sdi.train.evaluation.paper_tables import KINDS, paper_rows
@@ -183,20 +182,6 @@ def test_pictures_without_a_defect_are_no_defect_class(
     pairs = [case.pair for case in made.cases]
     again = evaluate(pairs, FolderMaps(pairs[0].image.parent.parent / "maps", "ours"), Scorer())
     assert {name: len(cases) for name, cases in again.groups().items()} == {"all": 4, "class coil": 2, "no defect": 2}
-
-
-def test_outlines_are_where_truth_and_map_end() -> None:
-    truth, saliency = np.zeros((2, 20, 20), np.uint8)
-    truth[4:8, 4:8], saliency[12:16, 12:16] = 255, 128
-    drawn = outlined(np.full((20, 20, 3), 90, np.uint8), truth, saliency, 0.5)
-    assert drawn.shape == (40, 40, 3)
-    cyan, orange = ((drawn == colour).all(axis=2) for colour in ((255, 200, 0), (0, 120, 255)))
-    for outline, first, last in ((cyan, 8, 15), (orange, 24, 31)):
-        rows, columns = np.nonzero(outline)
-        assert [rows.min(), rows.max(), columns.min(), columns.max()] == [first, last, first, last]
-        assert not outline[first + 1 : last, first + 1 : last].any()
-    above = outlined(np.full((20, 20, 3), 90, np.uint8), truth, saliency, 0.6)  # 128 of 255 is less
-    assert not (above == (0, 120, 255)).all(axis=2).any()
 
 
 def test_clean_steel_is_told(evaluations: Callable[[list[str]], list[Evaluation]]) -> None:

@@ -29,7 +29,7 @@ def emulated_environment(cache: Path) -> Path:
         StepError: an emulator, a package or a wheel cannot be had.
     """
     for program in (QEMU, "debootstrap", "dpkg"):
-        if shutil.which(program, path=f"{_path()}:/usr/sbin") is None:
+        if shutil.which(program, path=_path()) is None:
             raise StepError(f"{program} is not installed; {_APT}")
     how = VERSIONS["emulated"]
     root = made_once(cache / "aarch64-root", how, _unpack_root)
@@ -60,7 +60,7 @@ def _unpack_root(folder: Path) -> None:
     how, fetched = VERSIONS["emulated"], folder / "fetched"
     options = ["--download-only", "--arch=arm64", "--variant=minbase", "--include=python3"]
     advice = f"it needs root and Debian's mirror {how['mirror']}; {_APT}"
-    call(["debootstrap", *options, how["suite"], fetched, how["mirror"]], advice, env={"PATH": f"{_path()}:/usr/sbin"})
+    call(["debootstrap", *options, how["suite"], fetched, how["mirror"]], advice, env={**os.environ, "PATH": _path()})
     packages = sorted(fetched.glob("var/cache/apt/archives/*.deb"))
     if not packages:
         raise StepError(f"debootstrap fetched no package into {fetched}; {advice}")
@@ -70,4 +70,4 @@ def _unpack_root(folder: Path) -> None:
 
 
 def _path() -> str:
-    return os.environ.get("PATH", "/usr/bin:/bin")
+    return os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"  # debootstrap's place, which users have not in theirs

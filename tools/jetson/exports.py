@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import sdi.train.models as models
 from sdi.calibration.picture_set import SET_FILE
 from sdi.calibration.selection import choose_calibration_set
-from sdi.export.exporter import ExportRequest, export_onnx
+from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
 from sdi.export.int8 import Int8Options
 from sdi.runtime.common.images import write_image
 from sdi.runtime.common.strip import DEFECTS, draw_strip
@@ -50,11 +50,11 @@ def main() -> None:
             write_image(calibration / f"{kind}.png", draw_strip(kind, 10)[0])
         choose_calibration_set(calibration, len(DEFECTS)).write(calibration / SET_FILE)
         for name in names:
-            checkpoint = _checkpoint(name)
+            source = ExportSource(_checkpoint(name), None)
             int8 = ExportRequest("int8", int8=Int8Options(calibration, keep=()))
             requests = [ExportRequest("fp32"), ExportRequest("fp16"), int8]
             for request in requests:
-                made = export_onnx(checkpoint, request, folder, checkpoint_sha256=None, overwrite=True)
+                made = export_onnx(source, request, folder, overwrite=True)
                 print(made.path.name, flush=True)
 
 

@@ -13,12 +13,9 @@ from sdi.runtime.inspection.defects import gray_level
 from sdi.train.data import read_truth
 from sdi.train.evaluation.baseline import Change
 from sdi.train.evaluation.evaluate import Case, thumbnail
+from sdi.train.outlines import FOUND_BGR, TRUTH_BGR, outlined
 
-__all__ = ["case_card", "change_card", "data_uri", "outlined"]
-
-TRUTH_BGR = (255, 200, 0)  # cyan
-FOUND_BGR = (0, 120, 255)  # orange
-_ENLARGED = 2  # times, so that an outline covers little
+__all__ = ["case_card", "change_card", "data_uri"]
 
 
 def case_card(case: Case, threshold: float) -> dict[str, Any]:
@@ -33,7 +30,7 @@ def case_card(case: Case, threshold: float) -> dict[str, Any]:
             ("picture", _image_uri(image, ".jpg")),
             ("truth", _image_uri(truth, ".png")),
             ("map", _image_uri(case.preview, ".png")),
-            ("overlay", _image_uri(outlined(image, truth, case.preview, threshold), ".jpg")),
+            ("overlay", _image_uri(_overlay(image, truth, case.preview, threshold), ".jpg")),
         ],
     }
 
@@ -48,29 +45,11 @@ def change_card(change: Change, threshold: float) -> dict[str, Any]:
         "mae": f"{short(change.mae_before)} → {short(change.case.measured.stretched.mae)}",
         "panels": [
             ("map before", _image_uri(before, ".png")),
-            ("overlay before", _image_uri(outlined(image, truth, before, threshold), ".jpg")),
-            ("overlay now", _image_uri(outlined(image, truth, now, threshold), ".jpg")),
+            ("overlay before", _image_uri(_overlay(image, truth, before, threshold), ".jpg")),
+            ("overlay now", _image_uri(_overlay(image, truth, now, threshold), ".jpg")),
             ("map now", _image_uri(now, ".png")),
         ],
     }
-
-
-def outlined(image: np.ndarray, truth: np.ndarray, saliency: np.ndarray, threshold: float) -> np.ndarray:
-    """The picture at twice its size with the outline of the truth in cyan and, over it, of what is found in orange.
-
-    Args:
-        image: (H, W, 3) uint8 BGR.
-        truth, saliency: (H, W) uint8.
-        threshold: probability from which a pixel is found.
-    Returns:
-        (2 H, 2 W, 3) uint8 BGR.
-    """
-    large = cv2.resize(image, None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_LINEAR)
-    for region, colour in ((truth >= 128, TRUTH_BGR), (saliency >= gray_level(threshold), FOUND_BGR)):
-        mask = cv2.resize(region.astype(np.uint8), None, fx=_ENLARGED, fy=_ENLARGED, interpolation=cv2.INTER_NEAREST)
-        contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(large, contours, -1, colour, 1)
-    return large
 
 
 def short(value: float) -> str:
@@ -86,6 +65,12 @@ def data_uri(kind: str, data: bytes) -> str:
 def _pictured(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Picture and truth at the preview's size."""
     return thumbnail(read_image(case.pair.image)), thumbnail(read_truth(case.pair.mask))
+
+
+def _overlay(image: np.ndarray, truth: np.ndarray, saliency: np.ndarray, threshold: float) -> np.ndarray:
+    """The picture with the outline of the truth and, over it, of what is found."""
+    regions = [(truth >= 128, TRUTH_BGR), (saliency >= gray_level(threshold), FOUND_BGR)]
+    return outlined(image, regions, thickness=2)
 
 
 def _image_uri(image: np.ndarray, suffix: str) -> str:

@@ -30,8 +30,12 @@ def print_tables(results: Results) -> None:
         _print_table({evaluation.label: evaluation.table()[ALL] for evaluation in results.evaluations})
     if results.baseline is not None:
         better, worse = results.baseline.counts(first)
-        out.print(f"\nbefore ({results.baseline.label}) and now: S of {better} pictures is higher, of {worse} lower")
-        _print_table(before_and_now(results.baseline, first))
+        out.print(
+            f"\nnow, and the change since {results.baseline.label}: S of {better} pictures is higher, of {worse} lower"
+        )
+        changes = before_and_now(results.baseline, first)
+        shown = ("S now", "+S", "maxF now", "+maxF", "MAE now", "+MAE")  # all nine are too wide for a terminal
+        _print_table({group: {heading: row[heading] for heading in shown} for group, row in changes.items()})
     if clean is not None:
         pictures = sum(area > 0 for area in clean.areas.values())
         out.print(

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +30,7 @@ __all__ = [
     "model_names",
     "model_spec",
     "register_model",
+    "registered",
 ]
 
 
@@ -58,6 +60,19 @@ def register_model(spec: ModelSpec) -> None:
     if spec.name in _MODELS:
         raise ValueError(f"model '{spec.name}' is already registered")
     _MODELS[spec.name] = spec
+
+
+@contextmanager
+def registered(spec: ModelSpec) -> Iterator[None]:
+    """Register a network for a while; the one that is registered under its name, if any, steps aside."""
+    before = _MODELS.get(spec.name)
+    _MODELS[spec.name] = spec
+    try:
+        yield
+    finally:
+        del _MODELS[spec.name]
+        if before is not None:
+            _MODELS[spec.name] = before
 
 
 def model_names() -> list[str]:

@@ -22,9 +22,9 @@ from sdi.runtime.common.strip import draw_strip
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import default_engine, find_engine
-from sdi.train.checkpoint import load_checkpoint, shipped_checkpoint
+from sdi.train.checkpoint import load_checkpoint
 from sdi.train.data import Pair, find_pairs
-from support import command
+from support import command, shipped_weights
 
 MINET = find_engine("minet")
 
@@ -118,7 +118,7 @@ def test_areas_are_counted_as_the_runtime_counts() -> None:
 
 def test_a_patch_is_shown_as_the_runtime_shows_a_picture() -> None:
     """The raw twin in the gate and the engine in the runtime take the same pixels for a defect."""
-    file = shipped_checkpoint("minet")
+    file = shipped_weights("minet")
     candidate = open_candidate(MINET, load_checkpoint(file), file)
     assert candidate.run is not None
     strips = [draw_strip("patch", i, (64 + 40 * i, 96))[0] for i in range(3)]
@@ -152,10 +152,10 @@ def test_every_precision_has_bounds_for_clean_steel(precision: str) -> None:
 def test_a_network_that_lights_up_on_clean_steel_fails_and_shows_where(tmp_path: Path) -> None:
     """Said to be clean, and it is not: the gate says how much, of what, and draws it."""
     spots, clean = draw_strip("patch", 3)[0], draw_strip("clean", 0)[0]
-    request = GateRequest(shipped_checkpoint("minet"), [MINET], evidence=tmp_path / "evidence")
+    request = GateRequest(shipped_weights("minet"), [MINET], evidence=tmp_path / "evidence")
     dark, lit = CleanPatch("dark", clean, drawn=False), CleanPatch("spots", spots, drawn=False)
     assert run_gate(replace(request, clean=[dark]), Pictures()).passed
-    assert not request.evidence.exists()
+    assert not (tmp_path / "evidence").exists()
 
     result = run_gate(replace(request, clean=[dark, lit]), Pictures())
     (runner,) = result.candidates
@@ -172,7 +172,7 @@ def test_bounds_for_clean_steel_can_be_set(tmp_path: Path) -> None:
     spots = CleanPatch("spots", draw_strip("patch", 3)[0], drawn=False)
     file = tmp_path / "bounds.toml"
     file.write_text("[fp32]\nclean = 1\nclean_worst = { bound = 1, reason = 'a defect' }\n")
-    request = GateRequest(shipped_checkpoint("minet"), [MINET], tolerances=read_tolerances(file), clean=[spots])
+    request = GateRequest(shipped_weights("minet"), [MINET], tolerances=read_tolerances(file), clean=[spots])
     result = run_gate(request, Pictures())
     assert result.passed
     assert "a defect" in [row.reason for row in result.candidates[0].rows]
@@ -180,7 +180,7 @@ def test_bounds_for_clean_steel_can_be_set(tmp_path: Path) -> None:
 
 def test_the_command_judges_clean_steel(tmp_path: Path) -> None:
     write_image(tmp_path / "spots.png", draw_strip("patch", 3)[0])
-    given = ("--checkpoint", shipped_checkpoint("minet"), "--engine", MINET, "--evidence", tmp_path / "evidence")
+    given = ("--checkpoint", shipped_weights("minet"), "--engine", MINET, "--evidence", tmp_path / "evidence")
     done = command("sdi-parity", *given, "--clean", tmp_path, "--json")
     assert done.returncode == 1
     (runner,) = json.loads(done.stdout)["runners"]

@@ -10,8 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from damage import Edit, negate
 from sdi.export.parity.cli import parity_command
@@ -20,7 +19,7 @@ from sdi.export.parity.tolerances import TOLERANCES, read_tolerances
 from sdi.runtime.common.console import single_command
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.engine.manifest import manifest_path
-from support import command
+from support import command, manifest_of
 
 
 def call(*arguments: object) -> Result:
@@ -53,7 +52,7 @@ def test_a_passing_gate_and_its_reports(
     assert result.passed
     assert len(result.candidates) == 4
     root = ElementTree.parse(tmp_path / "out" / "parity.xml").getroot()
-    assert int(root.get("tests")) == sum(len(runner.rows) for runner in result.candidates)
+    assert int(root.attrib["tests"]) == sum(len(runner.rows) for runner in result.candidates)
 
 
 def test_a_failing_gate_names_metric_picture_and_layer(
@@ -152,11 +151,11 @@ def test_a_plan_without_its_gpu_is_exit_code_3(checkpoint: Path, engines: dict[s
     from dataclasses import replace
 
     from sdi.runtime.common.files import sha256_of
-    from sdi.runtime.engine.manifest import read_manifest, write_manifest
+    from sdi.runtime.engine.manifest import write_manifest
 
     plan = tmp_path / "minet-fp16.plan"
     plan.write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]) + bytes(1000))
-    manifest = read_manifest(engines["fp16"])
+    manifest = manifest_of(engines["fp16"])
     write_manifest(
         plan,
         replace(

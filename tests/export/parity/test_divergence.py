@@ -46,7 +46,7 @@ def test_the_layer_with_changed_weights_is_found(
     (row,) = (row for row in examined if row.tensor == found.tensor)
     assert (row.layer, row.op) == (LAYER, "Conv")
     assert len(examined) <= 2 + np.log2(found.layers)  # bisection, and the last layer
-    before = [row.map for row in examined[: [row.tensor for row in examined].index(found.tensor)]]
+    before = [row.map for row in examined[: examined.index(row)]]
     assert max(before) < found.map / 2
 
 

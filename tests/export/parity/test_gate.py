@@ -26,12 +26,12 @@ from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import read_gray, read_image
 from sdi.runtime.engine.base import Engine
-from sdi.runtime.engine.manifest import manifest_path, read_manifest, write_manifest
+from sdi.runtime.engine.manifest import manifest_path, write_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
 from sdi.train.checkpoint import load_checkpoint, save_checkpoint
 from sdi.train.data import find_pairs
-from support import lively_checkpoint
+from support import lively_checkpoint, manifest_of
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,9 @@ def test_scores_are_those_of_the_maps_that_the_runtime_gives(
     with open_engine(engines["int8"]) as engine:
         for index in range(len(pictures)):
             saliency = engine(pictures.picture(index))
-            as_seen = {"pred": saliency / 255, "gt": pictures.truth(index) > 128, "normalize": False}
+            truth = pictures.truth(index)
+            assert truth is not None
+            as_seen = {"pred": saliency / 255, "gt": truth > 128, "normalize": False}
             measure.step(**as_seen)
             mae.step(**as_seen)
     metrics = judged[0].candidates[3].metrics
@@ -96,7 +98,7 @@ def test_every_metric_is_there(judged: tuple[GateResult, Path]) -> None:
         assert all(np.isfinite(value) for value in candidate.metrics.values())
         assert [picture.name for picture in candidate.pictures] == ["clean", "inclusion", "patch", "scratch"]
         assert set(candidate.quantiles) == {"reference", "engine"}
-        assert candidate.seconds_per_frame > 0
+        assert (candidate.seconds_per_frame or 0) > 0
 
 
 def test_without_truth_there_are_no_scores(checkpoint: Path, engines: dict[str, Path]) -> None:
@@ -165,7 +167,7 @@ def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(
     checkpoint: Path, engines: dict[str, Path], side: int, tmp_path: Path
 ) -> None:
     """Frames of another size are resized inside, as the reference does."""
-    model, manifest = onnx.load(engines["fp32"]), read_manifest(engines["fp32"])
+    model, manifest = onnx.load(engines["fp32"]), manifest_of(engines["fp32"])
     # The same network behind a Resize, in front of another one.
     for value in (*model.graph.input, *model.graph.output):
         for dim in value.type.tensor_type.shape.dim[1:3]:
@@ -195,7 +197,7 @@ def test_an_engine_for_the_cameras_frames_is_compared_at_their_size(
 
 def rewrite(engine: Path, path: Path, **fields: Any) -> Path:
     """The same engine with another manifest."""
-    model, manifest = onnx.load(engine), read_manifest(engine)
+    model, manifest = onnx.load(engine), manifest_of(engine)
     return save_engine(path, model, replace(manifest, **fields), fields.get("precision", manifest.precision))
 
 
@@ -331,8 +333,8 @@ def test_a_plan_without_its_gpu_leaves_the_others_judged(
     onnx_file, absent = result.candidates
     assert onnx_file.passed
     assert not result.passed
-    assert "no CUDA driver here" in absent.unavailable
-    assert "sdi-parity --self-test --engine minet-fp16.plan" in absent.unavailable
+    for text in ("no CUDA driver here", "sdi-parity --self-test --engine minet-fp16.plan"):
+        assert text in (absent.unavailable or "")
     assert absent.rows == ()
 
 
@@ -360,7 +362,6 @@ def test_manifest_only_moved(checkpoint: Path, engines: dict[str, Path], tmp_pat
     """A manifest that belongs to other bytes is a contradiction."""
     path = tmp_path / "e.onnx"
     path.write_bytes(engines["fp16"].read_bytes())
-    manifest = read_manifest(engines["fp32"])
-    write_manifest(path, manifest)
+    write_manifest(path, manifest_of(engines["fp32"]))
     with pytest.raises(InputError, match="its manifest says"):
         run_gate(GateRequest(checkpoint, (path,)), Pictures())

@@ -47,7 +47,7 @@ def result_of(made: str = "2026-01-01T00:00:00Z", sha256: str = "a" * 64, **metr
 
 
 def record(made: str = "2026-01-01T00:00:00Z", release: str = "1.0", **metrics: float) -> Record:
-    result = result_of(made, **metrics)
+    result = result_of(made, sha256="a" * 64, **metrics)
     return replace(record_of(result, result.candidates[0], release), file_sha256=release.ljust(64, "0"))
 
 
