@@ -72,10 +72,10 @@ class Tiler:
         self._grids = Grids(tiling, scale, self._expectation)
         window_hw = tiling.window_hw(scale)
         if profile and window_hw is not None and engine.frame_hw is None:
-            least, greatest = profile[0][1:], profile[2][1:]
-            if not all(a <= n <= b for a, n, b in zip(least, window_hw, greatest, strict=True)):
+            smallest, largest = profile[0][1:], profile[2][1:]
+            if not all(a <= n <= b for a, n, b in zip(smallest, window_hw, largest, strict=True)):
                 raise InputError(
-                    f"{engine.path.name} takes frames from {by(least)} to {by(greatest)}, no window of "
+                    f"{engine.path.name} takes frames from {by(smallest)} to {by(largest)}, no window of "
                     f"{by(window_hw)}; give --tile another size, or none, or build the plan for it"
                 )
 

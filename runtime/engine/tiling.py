@@ -13,9 +13,9 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.manifest import Manifest
 from sdi.runtime.engine.windows import WindowGrid, by
 
-__all__ = ["GREATEST_FRAME", "Grids", "Tile", "Tiling", "TrainedScale", "parse_tile"]
+__all__ = ["MAX_FRAME_PIXELS", "Grids", "Tile", "Tiling", "TrainedScale", "parse_tile"]
 
-GREATEST_FRAME = 1 << 28  # pixels: 0.8 GB as uint8 BGR, beside which tiling needs its map and a batch of windows
+MAX_FRAME_PIXELS = 1 << 28  # pixels: 0.8 GB as uint8 BGR, beside which tiling needs its map and a batch of windows
 _FACTOR = 1.5  # what a frame may be shrunk by, or its aspect changed by, before a network sees other steel
 
 Tile = Literal["auto"] | tuple[int, int] | None
@@ -98,10 +98,10 @@ class Tiling:
         Raises:
             InputError: the frame is smaller than the window asked for, or has more pixels than fit the memory bound.
         """
-        if frame_hw[0] * frame_hw[1] > GREATEST_FRAME:
+        if frame_hw[0] * frame_hw[1] > MAX_FRAME_PIXELS:
             raise InputError(
                 f"a frame of {by(frame_hw)} has {frame_hw[0] * frame_hw[1] / 1e6:.0f} megapixels, at most "
-                f"{GREATEST_FRAME / 1e6:.0f} are taken at once; let the source give shorter pieces of the strip"
+                f"{MAX_FRAME_PIXELS / 1e6:.0f} are taken at once; let the source give shorter pieces of the strip"
             )
         window_hw = self.window_hw(scale)
         if window_hw is None:

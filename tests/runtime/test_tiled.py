@@ -16,7 +16,7 @@ from sdi.runtime.engine.batching import Batcher
 from sdi.runtime.engine.manifest import read_manifest, write_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import default_engine
-from sdi.runtime.engine.tiling import GREATEST_FRAME, Tiling, TrainedScale, parse_tile
+from sdi.runtime.engine.tiling import MAX_FRAME_PIXELS, Tiling, TrainedScale, parse_tile
 from sdi.runtime.engine.windows import WindowGrid
 
 MakeEngine = Callable[..., Path]
@@ -185,7 +185,7 @@ def test_frames_that_do_not_go_into_windows_are_refused(make_engine: MakeEngine)
     ):
         engine(np.zeros((63, 64, 3), np.uint8))
     side = 1 << 15
-    assert side * side > GREATEST_FRAME
+    assert side * side > MAX_FRAME_PIXELS
     with pytest.raises(InputError, match=r"32768x32768 has 1074 megapixels, at most 268"):
         Tiling().grid(TrainedScale((200, 200), None, (256, 256)), (side, side))
 
