@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +14,8 @@ import pytest
 pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
 
 from gpu_simulator import SimulatedGpu, cuda_python, install, plan_bytes, pycuda_driver, tensorrt
-from sdi.runtime.common.errors import DeviceError, InputError, SdiError
+
+from sdi.runtime.common.errors import DeviceError, SdiError
 from sdi.runtime.common.files import sha256_of
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.golden import golden_frames, golden_record
