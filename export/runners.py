@@ -14,7 +14,7 @@ import torch
 from sdi.export.onnx_model import PROBABILITY, rounding_part, with_probability_output
 from sdi.runtime.common.errors import DeviceError, InputError, first_line
 from sdi.runtime.common.images import resize_image
-from sdi.runtime.engine.onnx_runtime import SKIPPED_OPTIMIZERS
+from sdi.runtime.engine.onnx_runtime import CUDA_PROVIDER, SKIPPED_OPTIMIZERS, load_cuda_libraries
 from sdi.runtime.engine.tiled import run_in_windows
 from sdi.runtime.engine.windows import WindowGrid
 from sdi.train.checkpoint import Checkpoint, load_network
@@ -120,7 +120,8 @@ def runner_from_onnx(model: onnx.ModelProto | Path, batch: int | None, device: s
     if device == "cuda":
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise DeviceError("this ONNX Runtime has no CUDA; pip install 'sdi[gpu]', or use --device cpu")
-        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+        providers.insert(0, CUDA_PROVIDER)
+        load_cuda_libraries(onnxruntime)
     session = _session(model, providers)
     if device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
         raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")

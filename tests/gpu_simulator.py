@@ -838,9 +838,7 @@ def tensorrt(gpu: SimulatedGpu, version: str = "10.3.0", *, rtx: bool = False, c
     return trt
 
 
-def install(
-    trt: ModuleType, cuda: ModuleType, put: Callable[[Any, str, Any], None], *, old_name: bool = False
-) -> None:
+def install(trt: ModuleType, cuda: ModuleType, put: Callable[[Any, str, Any], None], *, old_name: bool = False) -> None:
     """Make `import` find the simulated modules.
 
     Args:

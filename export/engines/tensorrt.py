@@ -94,16 +94,17 @@ class TensorRTBuilder(EngineBuilder):
         trt = self._library.load()
         gpu = None if self._portable else open_cuda().gpu
         log = log_of(trt)
-        log.clear()
+        mark = log.mark()
         log.listener = options.listener
         try:
             with BuildProgress(trt, f"building with {self._library.title}") as progress:
-                builder = trt.Builder(log.logger)
-                if builder is None:
-                    raise DeviceError(f"{self._library.title} could not start: {log.last_error()}")
+                try:
+                    builder: trt_types.Builder = log.ask(trt.Builder, log.logger)
+                except DeviceError as error:
+                    raise DeviceError(f"{self._library.title} could not start: {error}") from error
                 network = _parse(trt, builder, job, options, log)
                 progress.check()
-                config = _configure(trt, builder, network, job, options)
+                config = _configure(trt, builder, network, job, options, log)
                 if progress.monitor is not None:
                     config.progress_monitor = progress.monitor
                 data = self._serialise(trt, builder, network, config, job, log, progress)
@@ -116,7 +117,7 @@ class TensorRTBuilder(EngineBuilder):
             compute_capabilities=options.compute_capabilities or capabilities,
             gpu=gpu.name if gpu else None,
             layers=network.num_layers,
-            notes=self._notes(job.precision, log, config, network, options),
+            notes=self._notes(job.precision, log.warnings_since(mark), config, network, options),
         )
 
     def _serialise(
@@ -132,20 +133,22 @@ class TensorRTBuilder(EngineBuilder):
         # TensorRT-RTX has a timing cache in name only, and it wants a GPU.
         cache = job.timing_cache if self._library is TENSORRT else None
         if cache is not None:
-            config.set_timing_cache(config.create_timing_cache(_timings(cache)), ignore_mismatch=False)
+            timings: trt_types.ITimingCache = log.ask(config.create_timing_cache, _timings(cache))
+            config.set_timing_cache(timings, ignore_mismatch=False)
+        mark = log.mark()
         data = builder.build_serialized_network(network, config)
         progress.check()
         if data is None:
             hint = "; --refit needs a GPU here" if config.get_flag(trt.BuilderFlag.REFIT) and self._portable else ""
-            raise DeviceError(f"{self._library.title} could not build {job.onnx.name}: {log.last_error()}{hint}")
+            raise DeviceError(f"{self._library.title} could not build {job.onnx.name}: {log.reason(mark)}{hint}")
         if cache is not None:
-            write_bytes(cache, bytes(bytes_of(config.get_timing_cache().serialize())))
+            write_bytes(cache, bytes(bytes_of(log.ask(config.get_timing_cache().serialize))))
         return bytes_of(data)
 
     def _notes(
-        self, precision: str, log: LibraryLog, config: Any, network: Any, options: BuildOptions
+        self, precision: str, warnings: list[str], config: Any, network: Any, options: BuildOptions
     ) -> tuple[str, ...]:
-        notes = [f"builder: {text}" for text in dict.fromkeys(log.warnings)]
+        notes = [f"builder: {text}" for text in dict.fromkeys(warnings)]
         if self._portable and precision == "int8":
             notes.append(
                 "TensorRT-RTX documents INT8 for weights only: this build proves that the file parses, not INT8 "
@@ -170,12 +173,16 @@ def _parse(
     check_opset(job.onnx)
     strong = strongly_typed(trt) and not _weak_dla(trt, options)
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    network = builder.create_network(1 << int(flag) if strong and flag is not None else 0)
-    parser = trt.OnnxParser(network, log.logger)
+    network: trt_types.INetworkDefinition = log.ask(
+        builder.create_network, 1 << int(flag) if strong and flag is not None else 0
+    )
+    mark = log.mark()
+    parser: trt_types.OnnxParser = log.ask(trt.OnnxParser, network, log.logger)
     if options.dla_core is not None and hasattr(trt.OnnxParserFlag, "ADJUST_FOR_DLA"):
         parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)
     if not parser.parse_from_file(str(job.onnx)):
-        raise InputError(f"{job.onnx} cannot be built with this library: {'; '.join(_parser_errors(parser, log))}")
+        errors = _parser_errors(parser) or [log.reason(mark)]
+        raise InputError(f"{job.onnx} cannot be built with this library: {'; '.join(errors)}")
     check_contract(trt, network, job.onnx, planar=job.planar)
     half = None if strong else half_tensor(trt, network)
     if half is not None:
@@ -187,7 +194,7 @@ def _parse(
     return network
 
 
-def _parser_errors(parser: trt_types.OnnxParser, log: LibraryLog) -> list[str]:
+def _parser_errors(parser: trt_types.OnnxParser) -> list[str]:
     """Every error of the parser with the node it is about."""
     found = []
     for i in range(parser.num_errors):
@@ -196,7 +203,7 @@ def _parser_errors(parser: trt_types.OnnxParser, log: LibraryLog) -> list[str]:
         named = " ".join(getattr(error, part)() for part in ("node_operator", "node_name") if hasattr(error, part))
         kind = str(error.code()).rpartition(".")[2].replace("_", " ").lower()
         found.append(f"{where} {named.strip()}".strip() + f": {kind} ({error.desc()})")
-    return found or [log.last_error()]
+    return found
 
 
 def _configure(
@@ -205,8 +212,11 @@ def _configure(
     network: trt_types.INetworkDefinition,
     job: BuildJob,
     options: BuildOptions,
+    log: LibraryLog,
 ) -> trt_types.IBuilderConfig:
-    config = builder.create_builder_config()
+    config: trt_types.IBuilderConfig = log.ask(builder.create_builder_config)
+    if hasattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION"):  # or a CUDA graph cannot be recorded
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if job.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # on by default, and not float32
     if not strongly_typed(trt) or _weak_dla(trt, options):
@@ -235,15 +245,19 @@ def _configure(
         for i, member in enumerate(members):
             config.set_compute_capability(member, i)
     if job.profile is not None:
-        _add_profile(builder, network, config, job)
+        _add_profile(builder, network, config, job, log)
     return config
 
 
 def _add_profile(
-    builder: trt_types.Builder, network: trt_types.INetworkDefinition, config: trt_types.IBuilderConfig, job: BuildJob
+    builder: trt_types.Builder,
+    network: trt_types.INetworkDefinition,
+    config: trt_types.IBuilderConfig,
+    job: BuildJob,
+    log: LibraryLog,
 ) -> None:
     assert job.profile is not None
-    profile = builder.create_optimization_profile()
+    profile: trt_types.IOptimizationProfile = log.ask(builder.create_optimization_profile)
     shapes: list[Any] = [(n, 3, *size) if job.planar else (n, *size, 3) for n, *size in job.profile]
     low, opt, high = shapes
     profile.set_shape(network.get_input(0).name, low, opt, high)

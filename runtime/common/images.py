@@ -19,6 +19,7 @@ from sdi.runtime.common.files import write_bytes
 __all__ = [
     "IMAGE_SUFFIXES",
     "check_frame",
+    "check_frames",
     "decode_image",
     "images_among",
     "list_images",
@@ -74,6 +75,23 @@ def check_frame(image: np.ndarray) -> None:
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"frame must be (H, W, 3) uint8 BGR, got {image.shape} {image.dtype}")
+
+
+def check_frames(frames: np.ndarray, name: str) -> None:
+    """As `check_frame`, for what an engine's `execute` is given: (N, H, W, 3) uint8, one frame at least.
+
+    Args:
+        name: of the engine.
+    Raises:
+        InputError: it is something else.
+    """
+    if isinstance(frames, np.ndarray):
+        if frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[3] == 3 and frames.size:
+            return
+        found = f"{frames.shape} {frames.dtype}"
+    else:
+        found = type(frames).__name__
+    raise InputError(f"{name} takes frames (N, H, W, 3) uint8 BGR, one at least; got {found}")
 
 
 def read_gray(path: Path) -> np.ndarray:

@@ -26,9 +26,12 @@ def main(provider: str) -> None:
     import numpy as np
     import onnxruntime
 
+    from sdi.runtime.engine.onnx_runtime import load_cuda_libraries
+
     options = onnxruntime.SessionOptions()
     if provider != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        load_cuda_libraries(onnxruntime)
     session = onnxruntime.InferenceSession(PROOF_MODEL, options, providers=[provider])
     if session.get_providers()[0] != provider:
         sys.exit(f"Error: {provider} did not start")

@@ -19,7 +19,7 @@ import numpy as np
 
 from sdi.runtime.common.errors import DeviceError, InputError
 from sdi.runtime.common.images import check_frame, resize_image
-from sdi.runtime.engine.golden import GoldenCheck, golden_check
+from sdi.runtime.engine.golden import GoldenCheck, GoldenPictures
 from sdi.runtime.engine.guard import Guard
 from sdi.runtime.engine.manifest import Manifest
 
@@ -171,11 +171,12 @@ class Engine(abc.ABC):
         if self.manifest is None:
             return None
         try:
-            return golden_check(self.manifest.golden, lambda frames: np.stack([self.whole(frame) for frame in frames]))
+            pictures = GoldenPictures.of(self.manifest.golden)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"the golden record in the manifest of {self.path} is damaged ({error}); export it again"
             ) from error
+        return pictures.compare(np.stack([self.whole(frame) for frame in pictures.frames]))
 
     def self_test(self) -> None:
         """Run the manifest's golden pictures and refuse the engine when the answer is wrong.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["GoldenCheck", "golden_check", "golden_frames", "golden_record"]
+__all__ = ["GoldenCheck", "GoldenPictures", "golden_check", "golden_frames", "golden_record"]
 
 _GRID = 8  # the answer is kept as the means of 8 x 8 tiles
 
@@ -55,24 +55,48 @@ class GoldenCheck:
         return self.difference <= self.tolerance
 
 
+@dataclass(frozen=True, eq=False)
+class GoldenPictures:
+    """A record that was read: the pictures, and what an engine must answer to them.
+
+    Attributes:
+        frames: (N, H, W, 3) uint8 BGR.
+        tile_means: (N, 8, 8) float64.
+    """
+
+    frames: np.ndarray
+    tile_means: np.ndarray
+    tolerance: float
+
+    @staticmethod
+    def of(record: dict[str, Any]) -> GoldenPictures:
+        """Raises: KeyError, TypeError, ValueError: it is damaged, or its pictures are drawn by another rule."""
+        height, width = record["frame_hw"]
+        # Older manifests have the first picture's answer alone, and the first of them no digest.
+        means = np.asarray(record["tile_means"], np.float64).reshape(-1, _GRID, _GRID)
+        if len(means) not in (1, 2):
+            raise ValueError(f"it has answers to {len(means)} pictures, expected 2")
+        frames = golden_frames(int(height), int(width))[: len(means)]
+        if record.get("frame_sha256", digest := _sha256(frames)) != digest:
+            raise ValueError("the pictures it was made from are not the ones that this sdi draws")
+        return GoldenPictures(frames, means, float(record["tolerance"]))
+
+    def compare(self, answers: np.ndarray) -> GoldenCheck:
+        """Args: answers: (N, H, W) uint8."""
+        found = np.stack([_tile_means(each) for each in answers])
+        return GoldenCheck(float(np.abs(found - self.tile_means).max()), self.tolerance)
+
+
 def golden_check(record: dict[str, Any], answers: Callable[[np.ndarray], np.ndarray]) -> GoldenCheck:
     """Ask for the answers to a record's pictures, and compare.
 
     Args:
         answers: (N, H, W, 3) uint8 BGR, the pictures -> (N, H, W) uint8.
     Raises:
-        KeyError, TypeError, ValueError: the record is damaged, or its pictures are drawn by another rule.
+        KeyError, TypeError, ValueError: see `GoldenPictures.of`.
     """
-    height, width = record["frame_hw"]
-    # Older manifests have the first picture's answer alone, and the first of them no digest.
-    means = np.asarray(record["tile_means"], np.float64).reshape(-1, _GRID, _GRID)
-    if len(means) not in (1, 2):
-        raise ValueError(f"it has answers to {len(means)} pictures, expected 2")
-    frames = golden_frames(int(height), int(width))[: len(means)]
-    if record.get("frame_sha256", digest := _sha256(frames)) != digest:
-        raise ValueError("the pictures it was made from are not the ones that this sdi draws")
-    found = np.stack([_tile_means(each) for each in answers(frames)])
-    return GoldenCheck(float(np.abs(found - means).max()), float(record["tolerance"]))
+    pictures = GoldenPictures.of(record)
+    return pictures.compare(answers(pictures.frames))
 
 
 def _sha256(frames: np.ndarray) -> str:

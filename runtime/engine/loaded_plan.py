@@ -31,7 +31,12 @@ class LoadedPlan:
     """
 
     def __init__(self, path: Path, manifest: Manifest | None, header: PlanHeader, trt: Any) -> None:
-        """Raises: DeviceError: the library refuses it; InputError: it breaks the I/O contract, or contradicts its manifest."""
+        """Load it.
+
+        Raises:
+            DeviceError: the library refuses it.
+            InputError: it breaks the I/O contract, or contradicts its manifest.
+        """
         self._path, self._manifest, self._header, self._trt = path, manifest, header, trt
         self.log = log_of(trt)
         self._runtime: trt_types.Runtime | None = None
@@ -111,8 +116,8 @@ class LoadedPlan:
                 raise DeviceError(f"{title} cannot load {path}: {error}; {mend}") from error
         return engine
 
-    # The functions below name the library's objects through `self` alone: a name in a comprehension would keep an engine
-    # alive in the traceback of an error.
+    # The functions below reach the library's objects through `self` alone: a name in a comprehension would keep an
+    # engine alive in the traceback of an error.
 
     def _read_io(self) -> PlanIO:
         """Shapes of the engine, after a check of the I/O contract."""
@@ -134,7 +139,7 @@ class LoadedPlan:
             shapes = [_dims(shape) for shape in profile]
             if len(shapes) != 3:
                 raise DeviceError(f"get_tensor_profile_shape failed: {self.log.reason(mark)}")
-        smallest, _, largest = ((s[0], *(s[2:] if planar else s[1:3])) for s in shapes)
+        smallest, _, largest = ((s[0], s[2], s[3]) if planar else (s[0], s[1], s[2]) for s in shapes)
         found = PlanIO(planar, smallest, largest)
         if self._manifest is not None and self._manifest.frame_hw != found.frame_hw:
             raise InputError(

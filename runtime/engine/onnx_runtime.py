@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from sdi.runtime.common.console import warn
 from sdi.runtime.common.errors import DeviceError, InputError, first_line
+from sdi.runtime.common.images import check_frames
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import Manifest
 
-__all__ = ["SKIPPED_OPTIMIZERS", "OnnxRuntimeEngine"]
+__all__ = ["CUDA_PROVIDER", "SKIPPED_OPTIMIZERS", "OnnxRuntimeEngine", "load_cuda_libraries"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+CUDA_PROVIDER = (_CUDA, {"use_tf32": "0"})  # precision is the file's alone
 # It rounds the biases of INT8 convolutions to int32, in steps that half cannot hold: wherever all but INT8 is half, the
 # answers are wrong. Biases are float in TensorRT too.
 SKIPPED_OPTIMIZERS = ("WeightBiasQuantization",)
@@ -39,6 +45,8 @@ class OnnxRuntimeEngine(Engine):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3  # errors; its warnings about constant folding help no user
         providers = _providers(device, onnxruntime.get_available_providers())
+        if CUDA_PROVIDER in providers:
+            load_cuda_libraries(onnxruntime)
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=providers, disabled_optimizers=list(SKIPPED_OPTIMIZERS)
@@ -49,6 +57,11 @@ class OnnxRuntimeEngine(Engine):
                 "the file is damaged or needs a newer ONNX Runtime"
             ) from error
         provider = self._session.get_providers()[0]
+        if device == "auto" and provider != _CUDA and CUDA_PROVIDER in providers:
+            warn(
+                f"{path.name} runs on the CPU: CUDA is installed but did not start; look at ONNX Runtime's messages "
+                "above and at sdi-doctor, or say --device cpu"
+            )
         if device == "cuda" and provider != _CUDA:
             raise DeviceError("ONNX Runtime could not start CUDA; look at its messages above, or use --device cpu")
         self.device = f"ONNX Runtime {onnxruntime.__version__}, {provider.removesuffix('ExecutionProvider')}"
@@ -56,6 +69,7 @@ class OnnxRuntimeEngine(Engine):
         self.batch, self.frame_hw = self._face()
 
     def execute(self, frames: np.ndarray) -> np.ndarray:
+        check_frames(frames, self.path.name)
         with self._guard.inside(self.path.name):
             try:
                 saliency = np.asarray(self._session.run(["saliency"], {"frame": frames})[0])
@@ -93,7 +107,18 @@ class OnnxRuntimeEngine(Engine):
         return batch if isinstance(batch, int) else None, frame_hw
 
 
-def _providers(device: str, available: list[str]) -> list[str]:
+def load_cuda_libraries(onnxruntime: Any) -> None:
+    """Load CUDA and cuDNN from pip's wheels, which lie where the system's loader does not look.
+
+    Source: ONNX Runtime documentation, "CUDA Execution Provider", `preload_dlls`, from 1.21 on.
+    """
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        with redirect_stdout(sys.stderr):  # it prints what it misses, and stdout is for results
+            preload()
+
+
+def _providers(device: str, available: list[str]) -> list[Any]:
     if device == "cpu" or (device == "auto" and _CUDA not in available):
         return [_CPU]
     if device not in ("auto", "cuda"):
@@ -103,7 +128,7 @@ def _providers(device: str, available: list[str]) -> list[str]:
             f"this ONNX Runtime has no CUDA (it has {', '.join(available)}); "
             "pip uninstall onnxruntime && pip install 'sdi[gpu]', or use --device cpu"
         )
-    return [_CUDA, _CPU]
+    return [CUDA_PROVIDER, _CPU]
 
 
 def _cores() -> int:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from sdi.runtime.common.errors import InputError
+from sdi.runtime.common.images import check_frames
 
 __all__ = ["PlanIO"]
 
@@ -46,15 +47,7 @@ class PlanIO:
         Raises:
             InputError: the plan `name` does not take them.
         """
-        if (
-            not isinstance(frames, np.ndarray)
-            or frames.dtype != np.uint8
-            or frames.ndim != 4
-            or frames.shape[3] != 3
-            or frames.size == 0
-        ):
-            found = f"{frames.shape} {frames.dtype}" if isinstance(frames, np.ndarray) else type(frames).__name__
-            raise InputError(f"{name} takes frames (N, H, W, 3) uint8 BGR, at least one; got {found}")
+        check_frames(frames, name)
         size = (frames.shape[0], frames.shape[1], frames.shape[2])
         wide_enough = all(few <= n for few, n in zip(self.min_size[1:], size[1:], strict=True))
         if not wide_enough or any(n > most for n, most in zip(size, self.max_size, strict=True)):

@@ -106,15 +106,14 @@ class TensorRTEngine(Engine):
             return self._free_slot().milliseconds(frames)
 
     def _release(self) -> None:
-        with self._told("could not be closed"), Releases() as each:
-            with ExitStack() as stack:
-                try:
-                    stack.enter_context(self._cuda.current())
-                except DeviceError as error:  # what can be freed without it is freed all the same
-                    each.add(_raise, error)
-                if self._ran:
-                    self._plan.keep_kernels()
-                self._releases.close()
+        with self._told("could not be closed"), Releases() as each, ExitStack() as stack:
+            try:
+                stack.enter_context(self._cuda.current())
+            except DeviceError as error:  # what can be freed without it is freed all the same
+                each.add(_raise, error)
+            if self._ran:
+                self._plan.keep_kernels()
+            self._releases.close()
 
     @contextmanager
     def _inside(self, frames: np.ndarray) -> Iterator[None]:

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sdi.runtime.common.errors import DeviceError, first_line
 
-__all__ = ["LIBRARIES", "TENSORRT", "TENSORRT_RTX", "Library", "bytes_of", "log_of", "library_of", "version_of"]
+__all__ = ["LIBRARIES", "TENSORRT", "TENSORRT_RTX", "Library", "bytes_of", "library_of", "log_of", "version_of"]
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -69,16 +69,17 @@ def stubs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_calls_into_tensorrt_are_typed_right(stubs: Path) -> None:
-    files = [ROOT / "runtime" / "engine" / "tensorrt.py", ROOT / "export" / "engines" / "tensorrt.py"]
+    files = [*(ROOT / "runtime" / "engine" / f"{name}.py" for name in ("loaded_plan", "slot", "tensorrt"))]
+    files.append(ROOT / "export" / "engines" / "tensorrt.py")
     done = _mypy(stubs, *files)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_wrong_call_would_be_seen(stubs: Path) -> None:
-    source = (ROOT / "runtime" / "engine" / "tensorrt.py").read_text()
-    assert "execute_async_v3(self._stream)" in source
+    source = (ROOT / "runtime" / "engine" / "slot.py").read_text()
+    assert "context.execute_async_v3, self._stream" in source
     wrong = stubs / "wrong.py"
-    wrong.write_text(source.replace("execute_async_v3(self._stream)", "execute_async_v4(self._stream)"))
+    wrong.write_text(source.replace("execute_async_v3,", "execute_async_v4,"))
     done = _mypy(stubs, wrong)
     assert done.returncode == 1
     assert '"IExecutionContext" has no attribute "execute_async_v4"' in done.stdout

@@ -1,8 +1,8 @@
 """Scores by defect: which are found, and which regions are false.
 
 A defect is a connected region (8 neighbours) of the truth; it is found where enough of its pixels lie in regions that
-count. A region is a connected one of the map over the threshold; it counts from the least area on, and is false where it
-shares no pixel with a defect.
+count. A region is a connected one of the map over the threshold; it counts from the least area on, and is false where
+it shares no pixel with a defect.
 """
 
 from __future__ import annotations
@@ -36,9 +36,7 @@ class OperatingPoints:
     @staticmethod
     def around(threshold: float, min_area: int) -> OperatingPoints:
         """A grid that has this point in it."""
-        return OperatingPoints(
-            tuple(sorted({*_THRESHOLDS, threshold})), tuple(sorted({*_MIN_AREAS, min_area}))
-        )
+        return OperatingPoints(tuple(sorted({*_THRESHOLDS, threshold})), tuple(sorted({*_MIN_AREAS, min_area})))
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,10 @@ class DefectScores:
         t, a = self._own
         found = {name: self._found(share)[:, t, a] for name, share in _SHARES.items()}
         return {
-            name: {"defects": int(members.sum()), **{each: int(is_found[members].sum()) for each, is_found in found.items()}}
+            name: {
+                "defects": int(members.sum()),
+                **{each: int(is_found[members].sum()) for each, is_found in found.items()},
+            }
             for name, members in groups.items()
             if members.any() or name == "all"
         }
@@ -172,8 +173,8 @@ class DefectScores:
     def holding(self, false_a_megapixel: float) -> dict[str, float] | None:
         """Threshold and least area that hold this rate and find most defects by half of their pixels.
 
-        Where several do: most by a tenth, then fewest false, then the highest threshold and the smallest area. None where no
-        point holds it.
+        Where several do: most by a tenth, then fewest false, then the highest threshold and the smallest area. None
+        where no point holds it.
         """
         every = [
             self._point(t, a) for t in range(len(self.points.thresholds)) for a in range(len(self.points.min_areas))
@@ -222,7 +223,8 @@ class DefectScores:
             "a_megapixel": regions / megapixels,
         }
         if self.mm_per_pixel is not None:
-            rates["a_square_metre"] = regions / (megapixels * self.mm_per_pixel**2)  # a megapixel of 1 mm is a square metre
+            # A megapixel of 1 mm a pixel is a square metre.
+            rates["a_square_metre"] = regions / (megapixels * self.mm_per_pixel**2)
         return rates
 
     def _point(self, t: int, a: int) -> dict[str, float]:
