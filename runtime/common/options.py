@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["FirstLookOption", "MmPerPixelOption", "OverlapOption", "TileOption"]
+__all__ = ["FirstLookOption", "MmPerPixelOption", "OverlapOption", "TileOption", "ZeroCopyOption"]
 
 _SCALE = "Scale and windows"
 
@@ -37,5 +37,12 @@ MmPerPixelOption = Annotated[
         help="Scale of the frames: windows of --tile auto follow it where the engine knows that of its training "
         "pictures; records tell millimetres too.",
         rich_help_panel=_SCALE,
+    ),
+]
+ZeroCopyOption = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        help="Of plans: let the GPU work in the host's memory instead of copying frames and maps. auto: where both "
+        "share their memory, as on a Jetson."
     ),
 ]

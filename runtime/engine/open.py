@@ -14,7 +14,7 @@ from sdi.runtime.engine.shipped import find_engine
 from sdi.runtime.engine.tiled import Tiler
 from sdi.runtime.engine.tiling import Tiling
 
-__all__ = ["open_engine", "open_tiled"]
+__all__ = ["ZERO_COPY", "open_engine", "open_tiled"]
 
 
 def open_engine(
@@ -53,16 +53,30 @@ def open_engine(
     return open_tiled(path, device, threads, Tiling(window, overlap, mm_per_pixel), first_look)
 
 
+ZERO_COPY = {"auto": None, "on": True, "off": False}
+"""What commands call the values of `zero_copy`."""
+
+
 def open_tiled(
-    path: Path | str, device: str, threads: int | None, tiling: Tiling, first_look: Path | str | None = None
+    path: Path | str,
+    device: str,
+    threads: int | None,
+    tiling: Tiling,
+    first_look: Path | str | None = None,
+    zero_copy: bool | None = None,
 ) -> Engine:
-    """As `open_engine`, with what a command's options say of windows."""
+    """As `open_engine`, with what a command's options say of windows.
+
+    Args:
+        zero_copy: of a plan: let the GPU work in the host's memory instead of copying frames and maps. None: where both
+            share their memory, as on a Jetson.
+    """
     with ExitStack() as stack:
-        engine = _open(find_engine(path), device, threads)
+        engine = _open(find_engine(path), device, threads, zero_copy)
         stack.callback(engine.close)
         first = None
         if first_look is not None:
-            quick = _open(find_engine(first_look), device, threads)
+            quick = _open(find_engine(first_look), device, threads, zero_copy)
             stack.callback(quick.close)
             quick.self_test()
             first = Tiler(quick, tiling)
@@ -71,7 +85,7 @@ def open_tiled(
         return engine
 
 
-def _open(path: Path, device: str, threads: int | None) -> Engine:
+def _open(path: Path, device: str, threads: int | None, zero_copy: bool | None) -> Engine:
     head = _head(path)
     header = PlanHeader.of(head)
     if header is not None:
@@ -79,7 +93,7 @@ def _open(path: Path, device: str, threads: int | None) -> Engine:
         verify_plan(path, header, manifest)
         from sdi.runtime.engine.tensorrt import TensorRTEngine
 
-        return TensorRTEngine(path, manifest, header, device)
+        return TensorRTEngine(path, manifest, header, device, zero_copy)
     if head.startswith(b"PK\x03\x04"):
         raise InputError(
             f"{path} is a PyTorch file, not an engine; export it first: sdi-export --model NAME --checkpoint {path}"

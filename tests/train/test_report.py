@@ -66,7 +66,7 @@ def evaluations(tmp_path: Path) -> Callable[[list[str]], list[Evaluation]]:
                 write_image(tmp_path / folder / f"{name}.png", image)
             pairs.append(Pair(name, tmp_path / "images" / f"{name}.png", tmp_path / "masks" / f"{name}.png"))
         sources = [FolderMaps(tmp_path / "maps", "ours & <i>others</i>"), FolderMaps(tmp_path / "masks", "truth")]
-        return [evaluate(pairs, source, Scorer()) for source in sources]
+        return [evaluate(pairs, source, Scorer(), points=POINTS) for source in sources]
 
     return make
 
@@ -129,7 +129,7 @@ def test_failure_classes_have_their_rule_and_examples(
         write_image(case.pair.mask, mask)
     pairs = [case.pair for case in made[0].cases]
     source = FolderMaps(pairs[0].image.parent, "images")
-    page = Page(report_html(Results([evaluate(pairs, source, Scorer())], data="eight")))
+    page = Page(report_html(Results([evaluate(pairs, source, Scorer(), points=POINTS)], data="eight")))
     assert {"Tiny defects", "The 4 worst", "The 4 best"} <= set(page.data)
     assert any("at most 2% of the picture" in text for text in page.data)
     assert sum(alt.startswith("truth of") for alt, _ in page.images) == 6 + 4 + 4

@@ -374,7 +374,8 @@ def test_bfloat16_gives_finite_gradients_with_one_thread(tmp_path: Path, model: 
     finally:
         torch.set_num_threads(threads)
     gradients = [p.grad for p in trainer.network.parameters() if p.grad is not None]
-    assert gradients and all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert gradients
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def test_float32_keeps_the_faster_layout(tmp_path: Path, samples: list[Sample]) -> None:
