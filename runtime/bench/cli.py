@@ -83,7 +83,10 @@ def bench_command(
         raise InputError("--json and --markdown exclude each other; give one of them")
     from sdi.runtime.engine.tiling import Tiling, parse_tile
 
-    tiling = Tiling(parse_tile(tile), overlap, mm_per_pixel)
+    windows = parse_tile(tile)
+    if windows == "auto" and sizes is None and source is None:
+        windows = None  # frames of each engine's own size
+    tiling = Tiling(windows, overlap, mm_per_pixel)
     ways = ("on", "off") if compare_copies else (zero_copy,)
     report = _measure(_Request(engine, source, batches, sizes, tiling, seconds, warmup, device, threads, ways))
     if json:
@@ -116,7 +119,7 @@ class _Request:
         engines: list[Engine] = []
         for path in self.paths:
             for way in self.zero_copy:
-                made = open_tiled(path, self.device, self.threads, self.tiling, ZERO_COPY[way])
+                made = open_tiled(path, self.device, self.threads, self.tiling, zero_copy=ZERO_COPY[way])
                 engines.append(stack.enter_context(made))
                 if made.zero_copy is None:
                     break

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["MmPerPixelOption", "OverlapOption", "TileOption", "ZeroCopyOption"]
+__all__ = ["FirstLookOption", "MmPerPixelOption", "OverlapOption", "TileOption", "ZeroCopyOption"]
 
 _SCALE = "Scale and windows"
 
@@ -21,7 +21,15 @@ TileOption = Annotated[
 ]
 OverlapOption = Annotated[
     int | None,
-    typer.Option(help="Pixels that neighbouring windows share at least; default a quarter.", rich_help_panel=_SCALE),
+    typer.Option(help="Pixels that neighbouring windows share at least; default an eighth.", rich_help_panel=_SCALE),
+]
+FirstLookOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A quicker engine, e.g. minet, that sees every window first; --engine sees only those in which it finds "
+        "something with a probability of 0.1 or more.",
+        rich_help_panel=_SCALE,
+    ),
 ]
 MmPerPixelOption = Annotated[
     float | None,

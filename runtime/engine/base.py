@@ -123,6 +123,8 @@ class Engine(abc.ABC):
         with self._guard.closing(self.path.name) as first:
             if first:
                 self._release()
+                if self.tiler is not None:
+                    self.tiler.close()
 
     def _release(self) -> None:
         """What `close` frees, called once, with no other thread inside."""

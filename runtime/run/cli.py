@@ -12,7 +12,7 @@ import typer
 
 from sdi.runtime.common.console import run_app, single_command
 from sdi.runtime.common.errors import InputError, SdiError
-from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption, ZeroCopyOption
+from sdi.runtime.common.options import FirstLookOption, MmPerPixelOption, OverlapOption, TileOption, ZeroCopyOption
 from sdi.runtime.common.renamed import renamed_option
 
 __all__ = ["main"]
@@ -134,6 +134,7 @@ def run_command(
     tile: TileOption = "auto",
     overlap: OverlapOption = None,
     mm_per_pixel: MmPerPixelOption = None,
+    first_look: FirstLookOption = None,
     alarm_frames: Annotated[
         int,
         typer.Option(
@@ -266,7 +267,8 @@ def run_command(
     with ExitStack() as stack:
         windows = Tiling(parse_tile(tile), overlap, mm_per_pixel)
         mapped = ZERO_COPY[zero_copy]
-        loaded = stack.enter_context(open_tiled(engine or default_engine(), device, threads, windows, mapped))
+        loaded = open_tiled(engine or default_engine(), device, threads, windows, first_look, mapped)
+        stack.enter_context(loaded)
         introduce(loaded, len(specs))
         loaded.self_test()
         # After the engine: a camera that nobody reads while one is loaded fills its buffers with old frames.

@@ -25,7 +25,8 @@ from sdi.runtime.common.files import sha256_of
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.golden import golden_frames, golden_record
 from sdi.runtime.engine.manifest import Manifest, write_manifest
-from sdi.runtime.engine.open import open_engine
+from sdi.runtime.engine.open import open_engine, open_tiled
+from sdi.runtime.engine.tiling import Tiling
 from simulated_cuda import cuda_python, pycuda_driver
 from simulated_tensorrt import plan_bytes, tensorrt
 
@@ -621,7 +622,7 @@ def test_zero_copy_has_a_switch(bench: Bench) -> None:
     given = frames(setup.least, 0)
     for asked, copies in ((None, False), (True, False), (False, True)):
         gpu = bench.machine(setup)
-        with open_engine(bench.plan(setup), zero_copy=asked) as engine:
+        with open_tiled(bench.plan(setup), "auto", None, Tiling(), zero_copy=asked) as engine:
             assert (engine.execute(given) == saliency(given)).all()
             assert bool(gpu.copied) == copies
             assert bool(gpu.calls["cudaHostGetDevicePointer"]) != copies
