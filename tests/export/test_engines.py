@@ -389,7 +389,6 @@ def test_a_passing_fault_of_the_gpu_deletes_no_plan(
                 raise DeviceError("cudaGraphLaunch failed")
             return GoldenCheck(off, 12.0)
 
-    monkeypatch.setattr(plans, "open_cuda", lambda: None)
     monkeypatch.setattr(plans, "open_engine", lambda path: Opened())
     path = tiny()
     plan = path.with_suffix(".plan")
