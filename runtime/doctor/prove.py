@@ -21,7 +21,7 @@ from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.engine.cuda import Gpu, open_cuda
 from sdi.runtime.engine.manifest import read_manifest
 from sdi.runtime.engine.shipped import shipped_engines
-from sdi.runtime.engine.tensorrt_library import LIBRARIES
+from sdi.runtime.engine.tensorrt_library import LIBRARIES, TENSORRT, version_of
 
 __all__ = ["KINDS", "NETWORKS", "Outcome", "Plan", "Proof", "Step", "prove"]
 
@@ -128,10 +128,20 @@ def builds(plan: Plan) -> list[Step]:
         reasons = "; ".join(library.unavailable() or "" for library in LIBRARIES)
         return [Step("build", "build", skipped=f"no TensorRT here: {reasons}")]
     out = ("--target", library.target, "-o", str(plan.folder / "plans"))
+    # Such a library chooses precisions itself and takes float32 files alone.
+    # Source: TensorRT release notes: strong typing is complete from 10.12 on.
+    weak = library is TENSORRT and version_of(library.load())[:2] < (10, 12)
     steps = []
     for shipped in shipped_engines():
-        command = _sdi("export", "--onnx", str(shipped.path), *out)
-        steps.append(Step(f"build {shipped.path.stem}", "build", command))
+        name, command = f"build {shipped.path.stem}", _sdi("export", "--onnx", str(shipped.path), *out)
+        manifest = read_manifest(shipped.path)
+        half = manifest is not None and "fp16" in (manifest.precision, manifest.quantisation.get("rest"))
+        if weak and half:
+            steps.append(Step(name, "build", skipped=f"this {library.title} takes the float32 form of a half network"))
+            continue
+        steps.append(Step(name, "build", command))
+        if weak and manifest is not None and manifest.precision == "fp32":
+            steps.append(Step(f"{name} as FP16", "build", (*command, "--fp16")))
     for network in plan.networks or NETWORKS:
         name = f"build {network}, FP32 and FP16"
         if importlib.util.find_spec("torch") is None:

@@ -101,6 +101,22 @@ def test_the_steps(machine: SimulatedGpu, tmp_path: Path) -> None:
     assert not re.search(r"https?://", html)  # whole without a network
 
 
+def test_an_older_tensorrt_is_given_the_float32_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JetPack 6's, which chooses precisions itself."""
+    from sdi.runtime.engine.cuda import open_cuda
+
+    gpu = SimulatedGpu()
+    install(tensorrt(gpu, "10.3.0"), cuda_python(gpu), monkeypatch.setitem)
+    proof = prove(Plan(tmp_path, kinds=("build",)), run=lambda step: Outcome(step, "passed", exit_code=0))
+    built = {outcome.step.name: outcome for outcome in proof.outcomes}
+    assert built["build tsernet-lite-fp16"].status == "skipped"
+    assert "float32 form" in built["build tsernet-lite-fp16"].said
+    assert built["build minet-fp32 as FP16"].step.command[-1] == "--fp16"
+    assert "--fp16" not in built["build minet-fp32"].step.command
+    assert built["build tsernet-lite-int8-restfp32"].status == "passed"
+    open_cuda.cache_clear()
+
+
 def test_the_networks_are_those_that_are_no_ablation() -> None:
     models = pytest.importorskip("sdi.train.models", reason="PyTorch is not installed")
     assert set(NETWORKS) == {name for name in models.model_names() if not models.model_spec(name).ablation}
