@@ -175,7 +175,9 @@ def test_the_ends_of_the_graph_are_what_half_files_keep_in_float32(exports: Path
     manifest = read_manifest(exports / "tsernet-xs-fp16.onnx")
     assert manifest is not None
     kept = {layer.name for layer in edge_layers(trt, network)}
-    assert set(manifest.high_precision_layers) <= kept
+    nodes = onnx.load(exports / "tsernet-xs-fp16.onnx").graph.node
+    averages = {node.name for node in nodes if node.op_type == "AveragePool"}  # float32 wherever they are
+    assert set(manifest.high_precision_layers) - averages <= kept
     convolutions = {
         network.get_layer(i).name
         for i in range(network.num_layers)

@@ -163,7 +163,7 @@ def test_values_that_are_no_number_in_float32_are_refused() -> None:
 def test_graph_without_types_is_refused() -> None:
     model = every_kind()
     del model.graph.value_info[:]
-    with pytest.raises(SdiError, match="does not tell the type of"):
+    with pytest.raises(SdiError, match="does not give the type of"):
         half_model(model)
 
 
