@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sdi.runtime.common.images import write_image
+from sdi.runtime.common.strip import draw_strip
 from tools.jetson.emulation import emulated_environment
 from tools.jetson.environments import ENVIRONMENTS, environment
 from tools.jetson.recipe import ROOT, StepError, cache_folder
@@ -94,7 +96,9 @@ def _emulated(cache: Path, whole: bool) -> None:
         _checked([sys.executable, "-m", "tools.jetson.exports", scratch])
         print(_run(folder, [answers, *sorted(map(str, Path(scratch).glob("*.onnx")))]), end="", flush=True)
     _use(folder, "minet")  # emulated half takes half a minute a frame: the default has one frame and its self-test
-    _checked([folder / "bin" / "sdi-run", "--source", ROOT / "docs" / "demo.png"])
+    with tempfile.TemporaryDirectory() as scratch:
+        write_image(Path(scratch) / "strip.png", draw_strip("patch", 1)[0])
+        _checked([folder / "bin" / "sdi-run", "--source", f"{scratch}/strip.png"])
     files = ["tests/runtime"] if whole else [f"tests/runtime/test_{name}.py" for name in EMULATED_TESTS]
     _pytest("aarch64", folder, [*files, "--timeout", "600"])
 
