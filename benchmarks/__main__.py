@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.rows import Table
 
 # Modules with a `run(bench) -> Table`; imported when they are run, since some load PyTorch.
-_BENCHMARKS = ("minet", "folder", "line", "startup", "training")
+_BENCHMARKS = ("minet", "folder", "line", "frames", "startup", "training")
 _ON_REQUEST = ("int8",)  # needs data that is not part of this project
 _DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 _CORES = 2  # what the bounds are for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -61,12 +60,13 @@ class Workbench:
     def engine(self, precision: str, input_hw: tuple[int, int] | None = None) -> Path:
         """The checkpoint as an ONNX engine whose network runs at `input_hw`; by default at its own size."""
         from sdi.export.exporter import ExportRequest, ExportSource, export_onnx
+        from sdi.export.network_size import at_network_size
 
         checkpoint = self.checkpoint
         key = (precision, input_hw or checkpoint.input_hw)
         if key not in self._engines:
             self.progress.log(f"exporting minet {precision} {key[1][0]}x{key[1][1]}")
-            sized = dataclasses.replace(checkpoint, input_hw=key[1])
+            sized = at_network_size(checkpoint, key[1])
             request = ExportRequest(precision)  # type: ignore[arg-type]
             folder = self.folder / f"{precision}-{key[1][0]}x{key[1][1]}"
             self._engines[key] = export_onnx(ExportSource(sized, None), request, folder).path

@@ -408,9 +408,10 @@ def _grid(
     if tile == "auto" and checkpoint.native_hw is None:
         raise InputError("the checkpoint does not tell how large its training pictures were; give --tile N")
     scale = TrainedScale(checkpoint.native_hw, checkpoint.mm_per_pixel, checkpoint.input_hw)
-    window_hw = Tiling(tile, overlap).window_hw(scale)
+    tiling = Tiling(tile, overlap)
+    window_hw = tiling.window_hw(scale)
     assert window_hw is not None  # it is known
-    return WindowGrid(frame_hw, window_hw, min(window_hw) // 4 if overlap is None else overlap)
+    return WindowGrid(frame_hw, window_hw, tiling.overlap_of(window_hw))
 
 
 def _source(model: str | None, path: Path | None, random_weights: bool, pictures: Pictures) -> ExportSource:

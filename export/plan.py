@@ -11,7 +11,6 @@ from sdi.export.engines.base import BuildJob, BuildOptions, BuiltPlan, EngineBui
 from sdi.runtime.common.errors import DeviceError, GateError, InputError
 from sdi.runtime.common.files import ensure_folder, sha256_of, write_bytes
 from sdi.runtime.common.progress import SILENT, Progress
-from sdi.runtime.engine.cuda import open_cuda
 from sdi.runtime.engine.manifest import (
     Manifest,
     manifest_path,
@@ -134,7 +133,6 @@ def _describe(
 def _self_test(path: Path) -> str:
     """Run the golden pictures where that can be; answers what was done, and removes a plan that answers wrong."""
     try:
-        open_cuda()
         with open_engine(path) as engine:
             golden, device = engine.golden_check(), engine.device
     except DeviceError as error:  # of the device, which may pass: the plan stays

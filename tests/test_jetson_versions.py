@@ -32,7 +32,9 @@ def _base() -> dict[str, Requirement]:
 @pytest.mark.parametrize("jetpack", [VERSIONS["jetpack6"], VERSIONS["jetpack7"]], ids=lambda j: j["jetpack"])
 def test_extras_take_what_jetpack_has(jetpack: dict[str, Any]) -> None:
     extra = _extra(jetpack["extra"])
-    assert f"{jetpack['cuda']}.0" in extra["cuda-bindings"].specifier
+    major = jetpack["cuda"].partition(".")[0]  # within it, a newer binding runs on an older driver
+    assert any(f"{major}.{minor}.1" in extra["cuda-bindings"].specifier for minor in range(10))
+    assert "12.9.0" not in extra["cuda-bindings"].specifier  # holds Python's lock while it waits for the GPU
     assert ("13.0" in extra["cuda-bindings"].specifier) == (jetpack["jetpack"] >= "7")
     for name in ("numpy", "onnxruntime"):
         if name in jetpack and name in extra:

@@ -12,7 +12,7 @@ import typer
 
 from sdi.runtime.common.console import log, out, print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError, some_of
-from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.options import FirstLookOption, MmPerPixelOption, OverlapOption, TileOption
 from sdi.runtime.common.progress import ConsoleProgress
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sdi.train.data import Pair
     from sdi.train.evaluation.evaluate import CleanSteel, Evaluation
     from sdi.train.evaluation.maps import MapSource, NetworkOptions
+    from sdi.train.evaluation.results import DefectRule
 
 __all__ = ["main"]
 
@@ -92,8 +93,19 @@ def eval_command(
     ] = None,
     threshold: Annotated[
         float,
-        typer.Option(help="Probability from which clean steel counts as a false positive.", rich_help_panel=_AGAINST),
+        typer.Option(help="Probability from which a pixel is taken for a defect.", rich_help_panel=_AGAINST),
     ] = 0.5,
+    min_area: Annotated[
+        int, typer.Option(min=1, help="Pixels that a region has at the least, as sdi-run's.", rich_help_panel=_AGAINST)
+    ] = 1,
+    false_alarms: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="False regions a megapixel that the line bears: the threshold and least area that hold it are told.",
+            rich_help_panel=_AGAINST,
+        ),
+    ] = 1.0,
     baseline: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +136,7 @@ def eval_command(
     tile: TileOption = "auto",
     overlap: OverlapOption = None,
     mm_per_pixel: MmPerPixelOption = None,
+    first_look: FirstLookOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=_HOW)] = "auto",
     batch: Annotated[
         int, typer.Option(min=1, help="Pictures run at once, where the engine leaves it open.", rich_help_panel=_HOW)
@@ -152,7 +165,8 @@ def eval_command(
 
     S-measure, F-measure, E-measure and MAE over all pictures, by defect class (the name before its last '_') and by
     failure class (tiny defects, close defects, fine scratches); then the same without the stretch of each map that
-    the papers' tables include. docs/evaluation.md explains every column.
+    the papers' tables include. Then by defect: how many are found, by class and size, and how many regions are false.
+    docs/evaluation.md explains every column.
 
     Examples:
 
@@ -169,6 +183,8 @@ def eval_command(
         return
     if sum(given is not None for given in (checkpoint, engine, maps)) != 1:
         raise InputError(_ONE_OF)
+    if first_look is not None and engine is None:
+        raise InputError("--first-look looks before an engine: give --engine")
     if maps is not None and flips:
         raise InputError("--flips asks a network several times; the maps of --maps are made already")
     if not 0 < threshold <= 1:
@@ -184,7 +200,7 @@ def eval_command(
     from sdi.train.evaluation.baseline import keep_evaluation, read_baseline
     from sdi.train.evaluation.maps import NetworkOptions, compared_maps
     from sdi.train.evaluation.paper_tables import dataset_of
-    from sdi.train.evaluation.results import Results
+    from sdi.train.evaluation.results import DefectRule, Results
     from sdi.train.evaluation.tables import csv_text, print_tables, to_dict
 
     if images is not None or masks is not None:  # SDI_DATA may be set as well
@@ -199,7 +215,8 @@ def eval_command(
     others = compared_maps(compare or [])
     for other in others:
         other.check([pair.image for pair in pairs])
-    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel))
+    rule = DefectRule(threshold, min_area, mm_per_pixel, false_alarms)
+    options = NetworkOptions(device, threads, batch, flips, Tiling(parse_tile(tile), overlap, mm_per_pixel), first_look)
     with ExitStack() as stack:
         source = stack.enter_context(_open_source(checkpoint, engine, maps, options))
         source.check([*(pair.image for pair in pairs), *clean_pictures])
@@ -212,7 +229,7 @@ def eval_command(
         if save_maps is not None:
             claim_folder(save_maps, "masks", overwrite, "sdi-eval --save-maps")
         log.print(f"{source.detail}; {len(pairs)} pictures")
-        evaluations, clean_steel = _evaluate([source, *others], pairs, clean_pictures, threshold, save_maps, workers)
+        evaluations, clean_steel = _evaluate([source, *others], pairs, clean_pictures, rule, save_maps, workers)
     tested = choose_layout(data, layout) if data is not None and split == "test" else None
     known = dataset_of(test_split or {pair.name for pair in pairs}, tested)
     results = Results(
@@ -221,7 +238,7 @@ def eval_command(
         f"{split} of {data}" if data is not None else f"{images}",
         known,
         before,
-        threshold,
+        rule,
     )
     if before is not None:
         before.changes(results.first)  # refuses what was made of other pictures before anything is written
@@ -292,7 +309,7 @@ def _evaluate(
     sources: Sequence[MapSource],
     pairs: Sequence[Pair],
     clean_pictures: Sequence[Path],
-    threshold: float,
+    rule: DefectRule,
     save_maps: Path | None,
     workers: int | None,
 ) -> tuple[list[Evaluation], CleanSteel | None]:
@@ -309,11 +326,11 @@ def _evaluate(
     pixels = read_truth(pairs[0].mask).size * len(pairs) * len(sources)
     progress = ConsoleProgress()
     with Scorer(workers or workers_worth_starting(pixels)) as scorer:
-        first = evaluate(pairs, sources[0], scorer, keep=keep, progress=progress)
-        others = [evaluate(pairs, source, scorer, progress=progress) for source in sources[1:]]
+        first = evaluate(pairs, sources[0], scorer, points=rule.points, keep=keep, progress=progress)
+        others = [evaluate(pairs, source, scorer, points=rule.points, progress=progress) for source in sources[1:]]
     clean_steel = None
     if clean_pictures:
-        clean_steel = evaluate_clean(clean_pictures, sources[0], threshold, keep=keep, progress=progress)
+        clean_steel = evaluate_clean(clean_pictures, sources[0], rule.threshold, keep=keep, progress=progress)
     return [first, *others], clean_steel
 
 

@@ -116,9 +116,11 @@ class Trainer:
         self.best = -math.inf
         self.history: list[dict[str, float]] = []
         # What GPUs prefer. On a CPU faster (docs/benchmarks.md), but there PyTorch 2.14's backward pass corrupts the
-        # heap for some networks: only those that were found sound use it.
+        # heap for some networks: only those that were found sound use it. In bfloat16 none is: with one thread the
+        # gradients of depthwise convolutions' weights are no numbers there, in the default layout they are.
         on_gpu = self.fabric.device.type == "cuda"
-        self.layout = torch.channels_last if self.spec.channels_last_on_cpu or on_gpu else torch.contiguous_format
+        sound_on_cpu = self.spec.channels_last_on_cpu and recipe.precision != "bf16-mixed"
+        self.layout = torch.channels_last if sound_on_cpu or on_gpu else torch.contiguous_format
         if on_gpu and self.fabric.world_size > 1:
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(self.fabric.device, memory_format=self.layout)  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ import typer
 
 from sdi.runtime.common.console import print_json, run_app, single_command
 from sdi.runtime.common.errors import InputError
-from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption, ZeroCopyOption
 from sdi.runtime.common.renamed import renamed_option
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ def bench_command(
     mm_per_pixel: MmPerPixelOption = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: one per core.")] = None,
+    zero_copy: ZeroCopyOption = "auto",
+    compare_copies: Annotated[
+        bool, typer.Option("--compare-copies", help="Measure each plan twice: with --zero-copy on, and off.")
+    ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print all metrics as JSON.")] = False,
 ) -> None:
@@ -79,8 +83,12 @@ def bench_command(
         raise InputError("--json and --markdown exclude each other; give one of them")
     from sdi.runtime.engine.tiling import Tiling, parse_tile
 
-    tiling = Tiling(parse_tile(tile), overlap, mm_per_pixel)
-    report = _measure(_Request(engine, source, batches, sizes, tiling, seconds, warmup, device, threads))
+    windows = parse_tile(tile)
+    if windows == "auto" and sizes is None and source is None:
+        windows = None  # frames of each engine's own size
+    tiling = Tiling(windows, overlap, mm_per_pixel)
+    ways = ("on", "off") if compare_copies else (zero_copy,)
+    report = _measure(_Request(engine, source, batches, sizes, tiling, seconds, warmup, device, threads, ways))
     if json:
         print_json(report)
     else:
@@ -102,6 +110,26 @@ class _Request:
     warmup: int
     device: str
     threads: int | None
+    zero_copy: Sequence[str]  # one value, or both: then plans are measured twice
+
+    def open(self, stack: ExitStack) -> list[Engine]:
+        """All engines, plans as often as `zero_copy` has values."""
+        from sdi.runtime.engine.open import ZERO_COPY, open_tiled
+
+        engines: list[Engine] = []
+        for path in self.paths:
+            for way in self.zero_copy:
+                made = open_tiled(path, self.device, self.threads, self.tiling, zero_copy=ZERO_COPY[way])
+                engines.append(stack.enter_context(made))
+                if made.zero_copy is None:
+                    break
+        return engines
+
+    def name(self, engine: Engine) -> str:
+        """What a row is called."""
+        if len(self.zero_copy) == 1 or engine.zero_copy is None:
+            return str(engine.path)
+        return f"{engine.path} ({'zero-copy' if engine.zero_copy else 'copies'})"
 
     def frame_hw(self, engine: Engine, size_hw: tuple[int, int] | None = None) -> tuple[int, int]:
         """Of the frames that an engine is given, where `size_hw` is wanted, or the first of `sizes`."""
@@ -125,7 +153,6 @@ def _measure(request: _Request) -> dict[str, Any]:
     from sdi.runtime.bench.loop import measure_loops, measure_source
     from sdi.runtime.bench.measure import describe_machine, measure_start, strip_frames
     from sdi.runtime.common.progress import ConsoleProgress
-    from sdi.runtime.engine.open import open_tiled
     from sdi.runtime.sources.open import open_source
 
     before = describe_machine()
@@ -134,7 +161,7 @@ def _measure(request: _Request) -> dict[str, Any]:
     source, seconds, device, threads = request.source, request.seconds, request.device, request.threads
     sizes = request.sizes or [_DEFAULT_HW]
     with ExitStack() as stack:
-        engines = [stack.enter_context(open_tiled(path, device, threads, request.tiling)) for path in request.paths]
+        engines = request.open(stack)
         for opened in engines:
             _check(opened, request)
         steps = len(sizes) * len(request.batches) + 1 + len(engines)
@@ -161,9 +188,9 @@ def _measure(request: _Request) -> dict[str, Any]:
         for opened in engines:
             work.describe(f"{opened.path.name} in a fresh process")
             start = measure_start(opened.path, device, threads, request.frame_hw(opened))
-            starts.append({"engine": str(opened.path), "device": opened.device, **start})
+            starts.append({"engine": request.name(opened), "device": opened.device, **start})
             work.advance()
-        names = [str(opened.path) for opened in engines]
+        names = [request.name(opened) for opened in engines]
     return {
         "machine": before,
         "load_1min_after": (after := describe_machine())["load_1min"],
@@ -209,7 +236,7 @@ def _measure_alone(
     for place, (opened, given, size_hw, values) in enumerate(zip(engines, inputs, sizes, times, strict=False)):
         grid = opened.grid(size_hw)
         metrics = latency_metrics(values, len(given) if grid is None else 1)
-        row = {"engine": str(opened.path), "batch": len(given), "size": f"{size_hw[0]}x{size_hw[1]}", **metrics}
+        row = {"engine": request.name(opened), "batch": len(given), "size": f"{size_hw[0]}x{size_hw[1]}", **metrics}
         row["ratio"] = rows[0]["p50_ms"] / metrics["p50_ms"] if rows else 1.0
         if grid is not None:
             row |= {"windows": len(grid), "of_bare": bare_ms[place] / len(given) * len(grid) / metrics["p50_ms"]}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-__all__ = ["MmPerPixelOption", "OverlapOption", "TileOption"]
+__all__ = ["FirstLookOption", "MmPerPixelOption", "OverlapOption", "TileOption", "ZeroCopyOption"]
 
 _SCALE = "Scale and windows"
 
@@ -21,7 +21,15 @@ TileOption = Annotated[
 ]
 OverlapOption = Annotated[
     int | None,
-    typer.Option(help="Pixels that neighbouring windows share at least; default a quarter.", rich_help_panel=_SCALE),
+    typer.Option(help="Pixels that neighbouring windows share at least; default an eighth.", rich_help_panel=_SCALE),
+]
+FirstLookOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A quicker engine, e.g. minet, that sees every window first; --engine sees only those in which it finds "
+        "something with a probability of 0.1 or more.",
+        rich_help_panel=_SCALE,
+    ),
 ]
 MmPerPixelOption = Annotated[
     float | None,
@@ -29,5 +37,12 @@ MmPerPixelOption = Annotated[
         help="Scale of the frames: windows of --tile auto follow it where the engine knows that of its training "
         "pictures; records tell millimetres too.",
         rich_help_panel=_SCALE,
+    ),
+]
+ZeroCopyOption = Annotated[
+    Literal["auto", "on", "off"],
+    typer.Option(
+        help="Of plans: let the GPU work in the host's memory instead of copying frames and maps. auto: where both "
+        "share their memory, as on a Jetson."
     ),
 ]

@@ -13,6 +13,7 @@ __all__ = ["examine_machine"]
 
 _PYTHON = ((3, 10), (3, 14))  # from, and before: requires-python of pyproject.toml
 _ONNX_RUNTIME = (1, 18)  # the first with ONNX IR version 10
+_BINDING_WITHOUT_LOCK = (12, 9, 1)  # Source: cuda-bindings 12.9.1 and 13.0.0, release notes
 _JETPACKS = {"36": "JetPack 6", "38": "JetPack 7", "39": "JetPack 7"}  # by release of Jetson Linux
 _PLAN = "build a plan: sdi-export --target tensorrt"
 _FEATURES = {  # of OpenCV: what they are for
@@ -222,7 +223,9 @@ def cuda_binding(probes: Probes) -> Iterator[Finding]:
     installed = [name for name in ("cuda-bindings", "cuda-python", "pycuda") if name in probes.packages]
     wanted = f"pip install {'cuda-bindings' if probes.jetson else 'cuda-python'}"
     if probes.driver is not None and probes.driver.cuda[0]:
-        wanted = f"pip install '{wanted.split()[-1]}>={probes.driver.cuda[0]},<{probes.driver.cuda[0] + 1}'"
+        major = probes.driver.cuda[0]
+        first = _dotted(_BINDING_WITHOUT_LOCK) if major == _BINDING_WITHOUT_LOCK[0] else str(major)
+        wanted = f"pip install '{wanted.split()[-1]}>={first},<{major + 1}'"
     if not installed:
         if probes.gpu and any(part.version for part in probes.tensorrt.values()):
             yield fault("CUDA binding", "neither cuda-python nor pycuda is installed: plans do not run", wanted)
@@ -230,13 +233,17 @@ def cuda_binding(probes: Probes) -> Iterator[Finding]:
             yield note("CUDA binding", "not installed: plans do not run", wanted if probes.gpu else "")
         return
     found = f"{installed[0]} {probes.packages[installed[0]]}"
-    needs = _numbers(probes.packages[installed[0]])[:1]
+    version = _numbers(probes.packages[installed[0]], 3)
+    needs = version[:1]
     if probes.gpu and probes.driver is not None and installed[0] != "pycuda" and needs > probes.driver.cuda[:1]:
         yield fault(
             "CUDA binding",
             f"{found} is for CUDA {needs[0]}, the driver runs CUDA {_dotted(probes.driver.cuda)} at most",
             f"{wanted}, or update the driver",
         )
+    elif probes.binding_error is None and installed[0] != "pycuda" and version < _BINDING_WITHOUT_LOCK:
+        held = "holds Python's lock while it waits for the GPU: the watchdog and Ctrl-C wait too"
+        yield note("CUDA binding", f"{found} shows the GPU, but {held}", wanted)
     elif probes.binding_error is None:
         yield ok("CUDA binding", f"{found}, shows the GPU")
     elif probes.gpu:
@@ -285,8 +292,8 @@ def _again(part: Part, package: str) -> str:
     return f"pip install --force-reinstall --no-deps {' '.join(part.packages) or package}"
 
 
-def _numbers(version: str | None) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version or "")[:2])
+def _numbers(version: str | None, count: int = 2) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version or "")[:count])
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -53,6 +53,7 @@ class Engine(abc.ABC):
         on_gpu: whether a GPU does.
         tiler: cuts frames into windows where they show more steel than the network was trained to see at once; None
             runs every frame whole.
+        zero_copy: whether the GPU works in the host's memory, see `open_engine`; None where that is no question.
         slots: calls that may be under way at once, between `submit` and `collect`.
     """
 
@@ -63,6 +64,7 @@ class Engine(abc.ABC):
     device: str
     on_gpu: bool = False
     tiler: Tiler | None = None
+    zero_copy: bool | None = None
     slots: int = 1
     _guard: Guard
 
@@ -121,6 +123,8 @@ class Engine(abc.ABC):
         with self._guard.closing(self.path.name) as first:
             if first:
                 self._release()
+                if self.tiler is not None:
+                    self.tiler.close()
 
     def _release(self) -> None:
         """What `close` frees, called once, with no other thread inside."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
+from contextlib import suppress
+from typing import Any
 
 from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.engine.cuda_api import Cuda, Gpu
@@ -26,17 +29,18 @@ def open_cuda() -> Cuda:
 
 
 def _any_cuda() -> Cuda:
-    try:
-        from cuda.bindings import runtime
-    except ImportError:
-        try:
-            from cuda import cudart as runtime
-        except ImportError:
-            runtime = None
+    runtime = _first_module("cuda.bindings.runtime", "cuda.cudart")
     if runtime is not None:
-        return CudaPython(runtime)
-    try:
-        import pycuda.driver
-    except ImportError:
-        raise DeviceError("neither cuda-python nor pycuda is installed; pip install cuda-python") from None
-    return PyCuda(pycuda.driver)
+        return CudaPython.of_first_gpu(runtime)
+    driver = _first_module("pycuda.driver")
+    if driver is None:
+        raise DeviceError("neither cuda-python nor pycuda is installed; pip install cuda-python")
+    return PyCuda(driver)
+
+
+def _first_module(*names: str) -> Any:
+    """The first of these modules that can be imported; None where there is none."""
+    for name in names:
+        with suppress(ImportError):
+            return importlib.import_module(name)
+    return None

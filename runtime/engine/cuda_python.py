@@ -15,28 +15,40 @@ from sdi.runtime.common.errors import DeviceError
 from sdi.runtime.engine.cuda_api import Cuda, Gpu
 from sdi.runtime.engine.releases import Releases
 
-__all__ = ["CudaPython"]
+__all__ = ["CudaPython", "call_cuda"]
 
 
 class CudaPython(Cuda):
     """The runtime interface, where each call answers (error, values...)."""
 
     has_graphs = True
-    _alone = False
-    _threads = threading.local()
 
-    def __init__(self, api: Any) -> None:
-        """Args: api: the module `cuda.bindings.runtime`, or `cuda.cudart` before it had that name."""
+    def __init__(self, api: Any, gpu: Gpu, *, alone: bool = False) -> None:
+        """Calls nothing yet.
+
+        Args:
+            api: the module `cuda.bindings.runtime`, or `cuda.cudart` before it had that name.
+            alone: whether `gpu` is the only one that CUDA shows.
+        """
         self._api = api
-        count = self._call("cudaGetDeviceCount")
+        self.gpu = gpu
+        self._alone = alone
+        self._threads = threading.local()
+
+    @classmethod
+    def of_first_gpu(cls, api: Any) -> CudaPython:
+        """Look for the first GPU.
+
+        Raises:
+            DeviceError: CUDA fails, or shows no GPU.
+        """
+        count = call_cuda(api, "cudaGetDeviceCount")
         if count < 1:
             raise DeviceError("CUDA shows no GPU")
-        properties = self._call("cudaGetDeviceProperties", 0)
+        properties = call_cuda(api, "cudaGetDeviceProperties", 0)
         name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
         capability = f"{properties.major}.{properties.minor}"
-        self.gpu = Gpu(name, capability, bool(getattr(properties, "integrated", 0)))
-        self._alone = count == 1
-        self._threads = threading.local()
+        return cls(api, Gpu(name, capability, bool(getattr(properties, "integrated", 0))), alone=count == 1)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -129,17 +141,26 @@ class CudaPython(Cuda):
             self._call("cudaGraphDestroy", self._call("cudaStreamEndCapture", stream))
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        try:
-            error, *values = getattr(self._api, name)(*arguments)
-        except RuntimeError as missing:  # the driver's library is too old for this call, or is not there at all
-            raise DeviceError(f"{name} failed in CUDA ({missing})") from missing
-        if int(error) == 0:
-            return values[0] if values else None
-        # CUDA keeps an error for whoever asks next in this thread, which would be TensorRT, for another call's.
-        self._api.cudaGetLastError()
-        texts = (ask(error)[-1] for ask in (self._api.cudaGetErrorName, self._api.cudaGetErrorString))
-        said = ": ".join(text.decode() if isinstance(text, bytes) else str(text) for text in texts if text)
-        raise DeviceError(f"{name} failed in CUDA ({said or error})")
+        return call_cuda(self._api, name, *arguments)
+
+
+def call_cuda(api: Any, name: str, *arguments: Any) -> Any:
+    """One call of the runtime interface: the first value that it answers beside the error; None without one.
+
+    Raises:
+        DeviceError: CUDA answered with an error, or does not have the call.
+    """
+    try:
+        error, *values = getattr(api, name)(*arguments)
+    except RuntimeError as missing:  # the driver's library is too old for this call, or is not there at all
+        raise DeviceError(f"{name} failed in CUDA ({missing})") from missing
+    if int(error) == 0:
+        return values[0] if values else None
+    # CUDA keeps an error for whoever asks next in this thread, which would be TensorRT, for another call's.
+    api.cudaGetLastError()
+    texts = (ask(error)[-1] for ask in (api.cudaGetErrorName, api.cudaGetErrorString))
+    reason = ": ".join(text.decode() if isinstance(text, bytes) else str(text) for text in texts if text)
+    raise DeviceError(f"{name} failed in CUDA ({reason or error})")
 
 
 @contextmanager

@@ -169,18 +169,20 @@ class LoadedPlan:
             return
         assert self._engine is not None
         ask = self.log.ask
-        self._config = ask(self._engine.create_runtime_config)
-        self._cache = ask(self._config.create_runtime_cache)
+        config: trt_types.IRuntimeConfig = ask(self._engine.create_runtime_config)
+        self._config = config
+        cache: trt_types.IRuntimeCache = ask(config.create_runtime_cache)
+        self._cache = cache
         kernels = read_kernels(self._path)
         if kernels is not None:
             with suppress(DeviceError):  # refused if they are another GPU's
-                ask(self._cache.deserialize, kernels)
-        ask(self._config.set_runtime_cache, self._cache)
+                ask(cache.deserialize, kernels)
+        ask(config.set_runtime_cache, cache)
         if self.scratch_bytes is not None:
             strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            self._config.set_execution_context_allocation_strategy(strategy)
+            config.set_execution_context_allocation_strategy(strategy)
         if not self.io.fixed and hasattr(self._trt, "CudaGraphStrategy"):
-            self._config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
 
 def _dims(shape: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from sdi.runtime.engine.shipped import find_engine
 from sdi.runtime.engine.tiled import Tiler
 from sdi.runtime.engine.tiling import Tiling
 
-__all__ = ["open_engine", "open_tiled"]
+__all__ = ["ZERO_COPY", "open_engine", "open_tiled"]
 
 
 def open_engine(
@@ -24,6 +25,7 @@ def open_engine(
     tile: Literal["auto"] | int | tuple[int, int] | None = "auto",
     overlap: int | None = None,
     mm_per_pixel: float | None = None,
+    first_look: Path | str | None = None,
 ) -> Engine:
     """Load an engine; what the file is, not its name, picks the backend.
 
@@ -37,31 +39,53 @@ def open_engine(
         tile: the side, or height and width, of the windows that frames are cut into, in pixels of the frame. "auto":
             windows as large as the training pictures, where the frame is more than 1.5 times larger in a direction and
             the manifest tells how large they were; it says so on stderr. None: every frame is run whole.
-        overlap: pixels that neighbouring windows share at least; None is a quarter of a window.
+        overlap: pixels that neighbouring windows share at least; None is an eighth of a window.
         mm_per_pixel: scale of the frames; windows of "auto" follow it where the manifest knows that of the training
             pictures.
+        first_look: another engine, quicker, that sees every window before; where it finds nothing, not even with a
+            probability of 0.1, its answer stands.
     Raises:
         InputError: no such file, a folder, empty, truncated, damaged, no engine, or one that breaks the I/O contract;
             or windows that it cannot take.
         DeviceError: the device asked for is not there, or a plan is for another library version or another GPU.
     """
-    return open_tiled(
-        path, device, threads, Tiling((tile, tile) if isinstance(tile, int) else tile, overlap, mm_per_pixel)
-    )
+    window = (tile, tile) if isinstance(tile, int) else tile
+    return open_tiled(path, device, threads, Tiling(window, overlap, mm_per_pixel), first_look)
 
 
-def open_tiled(path: Path | str, device: str, threads: int | None, tiling: Tiling) -> Engine:
-    """As `open_engine`, with what a command's options say of windows."""
-    engine = _open(find_engine(path), device, threads)
-    try:
-        engine.tiler = Tiler(engine, tiling)
-    except BaseException:
-        engine.close()
-        raise
-    return engine
+ZERO_COPY = {"auto": None, "on": True, "off": False}
+"""What commands call the values of `zero_copy`."""
 
 
-def _open(path: Path, device: str, threads: int | None) -> Engine:
+def open_tiled(
+    path: Path | str,
+    device: str,
+    threads: int | None,
+    tiling: Tiling,
+    first_look: Path | str | None = None,
+    zero_copy: bool | None = None,
+) -> Engine:
+    """As `open_engine`, with what a command's options say of windows.
+
+    Args:
+        zero_copy: of a plan: let the GPU work in the host's memory instead of copying frames and maps. None: where both
+            share their memory, as on a Jetson.
+    """
+    with ExitStack() as stack:
+        engine = _open(find_engine(path), device, threads, zero_copy)
+        stack.callback(engine.close)
+        first = None
+        if first_look is not None:
+            quick = _open(find_engine(first_look), device, threads, zero_copy)
+            stack.callback(quick.close)
+            quick.self_test()
+            first = Tiler(quick, tiling)
+        engine.tiler = Tiler(engine, tiling, first)
+        stack.pop_all()
+        return engine
+
+
+def _open(path: Path, device: str, threads: int | None, zero_copy: bool | None) -> Engine:
     head = _head(path)
     header = PlanHeader.of(head)
     if header is not None:
@@ -69,7 +93,7 @@ def _open(path: Path, device: str, threads: int | None) -> Engine:
         verify_plan(path, header, manifest)
         from sdi.runtime.engine.tensorrt import TensorRTEngine
 
-        return TensorRTEngine(path, manifest, header, device)
+        return TensorRTEngine(path, manifest, header, device, zero_copy)
     if head.startswith(b"PK\x03\x04"):
         raise InputError(
             f"{path} is a PyTorch file, not an engine; export it first: sdi-export --model NAME --checkpoint {path}"

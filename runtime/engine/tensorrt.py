@@ -34,6 +34,7 @@ class TensorRTEngine(Engine):
     """A plan with uint8 or planar frames. See `open_engine` for arguments and errors."""
 
     slots = 2
+    zero_copy: bool
 
     def __init__(
         self,

@@ -26,6 +26,8 @@ Answers = Callable[[Iterator[list[np.ndarray]]], Iterator[np.ndarray]]
 
 _WINDOWS_A_CALL = 8  # of engines that take any number
 _TIMED_CALLS = 3
+_LOOKED_AT = 64  # windows at once, so that memory stays bounded
+_SUSPICION = 26  # gray levels, a probability of 0.1: from here on a first look has found something
 
 
 def run_in_windows(frame: np.ndarray, grid: WindowGrid, answers: Answers, batch: int) -> np.ndarray:
@@ -55,22 +57,25 @@ def run_in_windows(frame: np.ndarray, grid: WindowGrid, answers: Answers, batch:
 class Tiler:
     """Runs one engine's frames in windows, and says so once.
 
+    Args:
+        first: another engine that looks at every window before: where it finds nothing, its answer stands.
     Raises:
         InputError: the engine cannot take the windows asked for.
     """
 
-    def __init__(self, engine: Engine, tiling: Tiling) -> None:
+    def __init__(self, engine: Engine, tiling: Tiling, first: Tiler | None = None) -> None:
         scale = TrainedScale.of_engine(engine.manifest, engine.frame_hw)
         self._engine = engine
+        self._first = first
         profile = engine.manifest.profile if engine.manifest is not None else None
         self._batch = engine.batch or min(profile[2][0] if profile else _WINDOWS_A_CALL, _WINDOWS_A_CALL)
         self._grids = Grids(tiling, scale, self._expectation)
         window_hw = tiling.window_hw(scale)
         if profile and window_hw is not None and engine.frame_hw is None:
-            least, greatest = profile[0][1:], profile[2][1:]
-            if not all(a <= n <= b for a, n, b in zip(least, window_hw, greatest, strict=True)):
+            smallest, largest = profile[0][1:], profile[2][1:]
+            if not all(a <= n <= b for a, n, b in zip(smallest, window_hw, largest, strict=True)):
                 raise InputError(
-                    f"{engine.path.name} takes frames from {by(least)} to {by(greatest)}, no window of "
+                    f"{engine.path.name} takes frames from {by(smallest)} to {by(largest)}, no window of "
                     f"{by(window_hw)}; give --tile another size, or none, or build the plan for it"
                 )
 
@@ -88,7 +93,24 @@ class Tiler:
         Raises:
             DeviceError: the execution failed, or gave maps of another size.
         """
-        return run_in_windows(frame, grid, self._answers, self._batch)
+        return run_in_windows(frame, grid, self._answers if self._first is None else self._looked, self._batch)
+
+    def close(self) -> None:
+        """Close the engine that looks first; the other belongs to whoever opened it."""
+        if self._first is not None:
+            self._first._engine.close()
+
+    def _looked(self, calls: Iterator[list[np.ndarray]]) -> Iterator[np.ndarray]:
+        """As `_answers`, of those windows alone in which the first look finds something."""
+        assert self._first is not None
+        stream = (window for call in calls for window in call)
+        while windows := list(islice(stream, _LOOKED_AT)):
+            maps = list(self._first._answers(_in_calls(windows, self._first._batch)))
+            doubtful = [place for place, found in enumerate(maps) if int(found.max()) >= _SUSPICION]
+            again = self._answers(_in_calls([windows[place] for place in doubtful], self._batch))
+            for place, answer in zip(doubtful, again, strict=True):
+                maps[place] = answer
+            yield from maps
 
     def _answers(self, calls: Iterator[list[np.ndarray]]) -> Iterator[np.ndarray]:
         """A call is made ready while the device works on the one before, where the engine can do both."""
@@ -131,3 +153,7 @@ class Tiler:
             times.append(time.perf_counter() - started)
         calls = -(-len(grid) // self._batch)
         return f"About {1 / (min(times) * calls):.2g} frames a second are to be expected here."
+
+
+def _in_calls(windows: list[np.ndarray], batch: int) -> Iterator[list[np.ndarray]]:
+    return (windows[start : start + batch] for start in range(0, len(windows), batch))

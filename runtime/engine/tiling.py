@@ -13,9 +13,9 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.engine.manifest import Manifest
 from sdi.runtime.engine.windows import WindowGrid, by
 
-__all__ = ["GREATEST_FRAME", "Grids", "Tile", "Tiling", "TrainedScale", "parse_tile"]
+__all__ = ["MAX_FRAME_PIXELS", "Grids", "Tile", "Tiling", "TrainedScale", "parse_tile"]
 
-GREATEST_FRAME = 1 << 28  # pixels: 0.8 GB as uint8 BGR, beside which tiling needs its map and a batch of windows
+MAX_FRAME_PIXELS = 1 << 28  # pixels: 0.8 GB as uint8 BGR, beside which tiling needs its map and a batch of windows
 _FACTOR = 1.5  # what a frame may be shrunk by, or its aspect changed by, before a network sees other steel
 
 Tile = Literal["auto"] | tuple[int, int] | None
@@ -58,7 +58,7 @@ class Tiling:
     Args:
         tile: height and width of a window in pixels of the frame; "auto": the native window (below) where the frame is
             more than 1.5 of them in a direction, else whole; None: always whole.
-        overlap: pixels that neighbouring windows share at least; None is a quarter of a window.
+        overlap: pixels that neighbouring windows share at least; None is an eighth of a window.
         mm_per_pixel: of the frame. With that of the training pictures, it scales the native window.
     Raises:
         InputError: a value is out of range.
@@ -87,7 +87,7 @@ class Tiling:
             return None
         window_hw = self.tile if isinstance(self.tile, tuple) else self._native_hw(scale)
         if window_hw is not None:
-            WindowGrid(window_hw, window_hw, self._overlap(window_hw))
+            WindowGrid(window_hw, window_hw, self.overlap_of(window_hw))
         return window_hw
 
     def grid(self, scale: TrainedScale, frame_hw: tuple[int, int]) -> WindowGrid | None:
@@ -98,10 +98,10 @@ class Tiling:
         Raises:
             InputError: the frame is smaller than the window asked for, or has more pixels than fit the memory bound.
         """
-        if frame_hw[0] * frame_hw[1] > GREATEST_FRAME:
+        if frame_hw[0] * frame_hw[1] > MAX_FRAME_PIXELS:
             raise InputError(
                 f"a frame of {by(frame_hw)} has {frame_hw[0] * frame_hw[1] / 1e6:.0f} megapixels, at most "
-                f"{GREATEST_FRAME / 1e6:.0f} are taken at once; let the source give shorter pieces of the strip"
+                f"{MAX_FRAME_PIXELS / 1e6:.0f} are taken at once; let the source give shorter pieces of the strip"
             )
         window_hw = self.window_hw(scale)
         if window_hw is None:
@@ -110,7 +110,7 @@ class Tiling:
             if max(_ratios(frame_hw, window_hw)) <= _FACTOR:
                 return None
             frame_hw = max(frame_hw[0], window_hw[0]), max(frame_hw[1], window_hw[1])
-        return WindowGrid(frame_hw, window_hw, self._overlap(window_hw))
+        return WindowGrid(frame_hw, window_hw, self.overlap_of(window_hw))
 
     def doubt(self, scale: TrainedScale, frame_hw: tuple[int, int]) -> str | None:
         """What is wrong with running a frame of this size whole, and the flag that mends it; None where nothing is."""
@@ -161,8 +161,9 @@ class Tiling:
             factor = scale.mm_per_pixel / self.mm_per_pixel
         return max(1, round(scale.native_hw[0] * factor)), max(1, round(scale.native_hw[1] * factor))
 
-    def _overlap(self, window_hw: tuple[int, int]) -> int:
-        return min(window_hw) // 4 if self.overlap is None else self.overlap
+    def overlap_of(self, window_hw: tuple[int, int]) -> int:
+        """Pixels that windows share at least. More than an eighth finds no more (docs/wide.md), and costs time."""
+        return min(window_hw) // 8 if self.overlap is None else self.overlap
 
 
 class Grids:

@@ -91,7 +91,7 @@ class WindowGrid:
         if not 0 <= self.overlap < shorter:
             raise InputError(
                 f"windows of {by(self.window_hw)} cannot overlap by {self.overlap} pixels; give --overlap at least 0 "
-                f"and less than {shorter}, e.g. {shorter // 4}"
+                f"and less than {shorter}, e.g. {shorter // 8}"
             )
         if self.window_hw[0] > self.frame_hw[0] or self.window_hw[1] > self.frame_hw[1]:
             raise InputError(

@@ -80,18 +80,20 @@ class Intake:
         self._patience_s = patience_s
         self._turn = 0  # the lane that is asked first
 
-    def take(self, most: int, heartbeat: Heartbeat) -> list[Item]:
-        """Wait for items and take at most `most`, one of each lane; empty when all lanes have ended or the run is over.
+    def take(self, most: int, heartbeat: Heartbeat, *, wait: bool = True) -> list[Item]:
+        """Wait for items and take at most `most`, of the lanes in turns; empty when all have ended or the run is over.
 
         Args:
             heartbeat: of the stage that waits.
+            wait: False: empty also where none is there at this moment.
         """
         stop_seen: float | None = None
         arrived = self.lanes[0].channel.arrived
         with arrived:
             while not self._over():
                 heartbeat.beat()
-                if taken := self._take_turns(most):
+                taken = self._take_turns(most)
+                if taken or not wait:
                     return taken
                 running = [lane for lane in self.lanes if not lane.channel.ended]
                 if not running:
@@ -105,15 +107,16 @@ class Intake:
         return []
 
     def _take_turns(self, most: int) -> list[Item]:
+        """One of each lane, and again: a file's frames go together where the engine takes several."""
         taken: list[Item] = []
-        for number in range(self._turn, self._turn + len(self.lanes)):
-            lane = self.lanes[number % len(self.lanes)]
+        idle = 0  # lanes in a row that had none
+        while len(taken) < most and idle < len(self.lanes):
+            lane = self.lanes[self._turn]
+            self._turn = (self._turn + 1) % len(self.lanes)
             item = lane.channel.take()
+            idle = 0 if item is not None else idle + 1
             if item is not None:
                 taken.append(self._or_stale(lane, item))
-            if len(taken) == most:
-                self._turn = (number + 1) % len(self.lanes)
-                break
         return taken
 
     def _or_stale(self, lane: Lane, item: Item) -> Item:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ import numpy as np
 
 from sdi.runtime.common.errors import InputError, SdiError
 from sdi.runtime.engine.base import Engine
-from sdi.runtime.engine.batching import Batcher
+from sdi.runtime.engine.batching import Batch, Batcher
 from sdi.runtime.frame import Event, Frame, Result, Skipped
 from sdi.runtime.inspection.inspector import Inspector
 from sdi.runtime.pipeline.channel import Channel
@@ -44,6 +45,15 @@ class _Answer:
     items: list[Item]
     maps: list[np.ndarray]  # one for each frame among the items
     engine_ms: float
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A call of the engine that has begun."""
+
+    items: list[Item]
+    batch: Batch  # of the frames among the items
+    began: float  # monotonic seconds
 
 
 class Loop:
@@ -197,16 +207,30 @@ class Loop:
                     raise
 
     def _infer(self) -> None:
+        """A call is made ready while the engine works on the one before; where no frame waits, none is held back."""
+        under_way: deque[_UnderWay] = deque()
         with self._stage(self._inferring, self._answers):
-            while taken := self._intake.take(self._batcher.largest, self._inferring):
-                frames = [item for item in taken if isinstance(item, Frame)]
-                began = time.monotonic()
-                maps = self._batcher([frame.image for frame in frames]) if frames else []
-                engine_ms = (time.monotonic() - began) * 1e3
-                for frame in frames:
-                    self.summary.wait_ms.add((began - frame.captured) * 1e3)
-                if not self._answers.put(_Answer(taken, maps, engine_ms), self._inferring):
+            while True:
+                taken = self._intake.take(self._batcher.largest, self._inferring, wait=not under_way)
+                if taken:
+                    under_way.append(self._begin(taken))
+                elif not under_way:
                     return
+                if (not taken or len(under_way) >= self.engine.slots) and not self._finish(under_way.popleft()):
+                    return
+
+    def _begin(self, items: list[Item]) -> _UnderWay:
+        frames = [item for item in items if isinstance(item, Frame)]
+        began = time.monotonic()
+        for frame in frames:
+            self.summary.wait_ms.add((began - frame.captured) * 1e3)
+        return _UnderWay(items, self._batcher.submit([frame.image for frame in frames]), began)
+
+    def _finish(self, call: _UnderWay) -> bool:
+        """Pass a call's maps on; False when the run is over."""
+        maps = self._batcher.collect(call.batch)
+        engine_ms = (time.monotonic() - call.began) * 1e3
+        return self._answers.put(_Answer(call.items, maps, engine_ms), self._inferring)
 
     def _judge(self) -> None:
         with self._stage(self._judging, self._results):

@@ -12,7 +12,7 @@ import typer
 
 from sdi.runtime.common.console import run_app, single_command
 from sdi.runtime.common.errors import InputError, SdiError
-from sdi.runtime.common.options import MmPerPixelOption, OverlapOption, TileOption
+from sdi.runtime.common.options import FirstLookOption, MmPerPixelOption, OverlapOption, TileOption, ZeroCopyOption
 from sdi.runtime.common.renamed import renamed_option
 
 __all__ = ["main"]
@@ -134,6 +134,7 @@ def run_command(
     tile: TileOption = "auto",
     overlap: OverlapOption = None,
     mm_per_pixel: MmPerPixelOption = None,
+    first_look: FirstLookOption = None,
     alarm_frames: Annotated[
         int,
         typer.Option(
@@ -184,6 +185,7 @@ def run_command(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads for the engine. Default: one a core.")] = None,
+    zero_copy: ZeroCopyOption = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Run an engine over pictures, a video or a camera.
@@ -228,7 +230,7 @@ def run_command(
     if max_age_ms is not None and not max_age_ms > 0:
         raise InputError(f"--max-age-ms must be above 0, got {max_age_ms}")
 
-    from sdi.runtime.engine.open import open_tiled
+    from sdi.runtime.engine.open import ZERO_COPY, open_tiled
     from sdi.runtime.engine.shipped import default_engine
     from sdi.runtime.engine.tiling import Tiling, parse_tile
     from sdi.runtime.inspection.defects import DefectRule
@@ -264,7 +266,9 @@ def run_command(
     )
     with ExitStack() as stack:
         windows = Tiling(parse_tile(tile), overlap, mm_per_pixel)
-        loaded = stack.enter_context(open_tiled(engine or default_engine(), device, threads, windows))
+        mapped = ZERO_COPY[zero_copy]
+        loaded = open_tiled(engine or default_engine(), device, threads, windows, first_look, mapped)
+        stack.enter_context(loaded)
         introduce(loaded, len(specs))
         loaded.self_test()
         # After the engine: a camera that nobody reads while one is loaded fills its buffers with old frames.

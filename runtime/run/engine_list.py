@@ -86,7 +86,7 @@ def _measured(device: str, threads: int | None) -> list[dict[str, Any]]:
                 continue
             row["device"] = engine.device
             running.append(row)
-            calls.append(partial(engine, strip_frames((row["frame_hw"][0], row["frame_hw"][1]))[0]))
+            calls.append(partial(engine.whole, strip_frames((row["frame_hw"][0], row["frame_hw"][1]))[0]))
         if not running:
             raise errors[0]
         times = time_calls(calls, _SECONDS, warmup=2)

@@ -17,6 +17,7 @@ from sdi.runtime.frame import Event, Result
 from sdi.runtime.inspection.defects import DefectRule
 from sdi.runtime.records import event_record
 from sdi.runtime.sinks.overlay import draw_overlay
+from sdi.runtime.sinks.view import WHOLE, View, closeup
 
 __all__ = ["Board"]
 
@@ -44,7 +45,8 @@ class _SourceBoard:
     age_ms: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     # Second of time.monotonic(), the largest area of defects within it, whether there was alarm.
     areas: deque[tuple[int, float, bool]] = field(default_factory=lambda: deque(maxlen=_PLOTTED_S))
-    live: tuple[int, bytes] = (0, b"")  # frames, and the JPEG of that frame
+    # Frames, what was looked at of that frame, and its JPEG.
+    live: tuple[tuple[int, View], bytes] = ((0, WHOLE), b"")
 
 
 class Board:
@@ -88,7 +90,7 @@ class Board:
         """Take an event; an alarm's picture is kept small."""
         thumbnail = b""
         if event.kind == "alarm" and event.result is not None:
-            thumbnail = _jpeg(draw_overlay(event.result, self._rule), _THUMBNAIL)
+            thumbnail = _jpeg(draw_overlay(event.result, self._rule, closeup(event.result)), _THUMBNAIL)
         with self._changed:
             self._last_event = event.text
             if event.source in self._sources and event.kind in ("source_lost", "source_back"):
@@ -134,11 +136,12 @@ class Board:
         with self._changed:
             return next((jpeg for n, _, jpeg in self._alarms if n == number), None)
 
-    def live(self, source: str, after: int, timeout_s: float) -> tuple[int, bytes] | None:
+    def live(self, source: str, after: int, timeout_s: float, view: View = WHOLE) -> tuple[int, bytes] | None:
         """The newest frame of a source with its defects drawn in, as JPEG, and its number.
 
         Args:
             after: the number that the reader has; it waits for a newer one, at most `timeout_s`.
+            view: the part of the frame that it looks at.
         Returns:
             None when nothing newer came, or never will.
         """
@@ -149,9 +152,10 @@ class Board:
         if result is None or number <= after:
             return None
         with self._drawing:  # the next reader finds it drawn
-            if board.live[0] < number:
-                board.live = (number, _jpeg(draw_overlay(result, self._rule), _LIVE))
-            return board.live
+            if board.live[0] != (number, view):
+                part = view.part((result.saliency.shape[0], result.saliency.shape[1]))
+                board.live = (number, view), _jpeg(draw_overlay(result, self._rule, part), _LIVE)
+            return number, board.live[1]
 
     @property
     def closed(self) -> bool:

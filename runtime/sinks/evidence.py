@@ -22,6 +22,7 @@ from sdi.runtime.common.output_folder import claim_folder, safe_name
 from sdi.runtime.frame import Event, Result
 from sdi.runtime.records import event_record, result_record
 from sdi.runtime.sinks.base import Counter, Sink
+from sdi.runtime.sinks.view import closeup
 
 __all__ = ["EvidenceSink"]
 
@@ -30,8 +31,9 @@ _UNFINISHED = ".unfinished"
 
 
 class EvidenceSink(Sink):
-    """`FOLDER/NUMBER_FRAME/` for every alarm: `frame.png` as the engine saw it, `mask.png` (probability x 255),
-    `alarm.json` (the frame's record, and the event's). A folder appears whole or not at all.
+    """`FOLDER/NUMBER_FRAME/` for every alarm: `frame.png` as the engine saw it, `mask.png` (probability x 255) and
+    `alarm.json` (the frame's record, and the event's). Of frames over 640 pixels also `closeup.png` and
+    `closeup_mask.png`: the surroundings of the largest defect, pixel by pixel. A folder appears whole or not at all.
 
     Numbers go up over restarts and do not depend on the clock. The oldest folders are removed before all exceed
     `max_bytes`, and also when the disk is full. When nothing is left to remove, the alarm's evidence is lost and
@@ -112,11 +114,15 @@ class EvidenceSink(Sink):
 
 def _files(event: Event, result: Result) -> dict[str, bytes]:
     record = {**event_record(event), "result": result_record(result)}
-    return {
-        "frame.png": _png(result.frame.image),
-        "mask.png": _png(result.saliency),
-        "alarm.json": (json.dumps(record, indent=2) + "\n").encode(),
-    }
+    files = {"frame.png": _png(result.frame.image), "mask.png": _png(result.saliency)}
+    part = closeup(result)
+    if part is not None:
+        rows, columns = part
+        box = {"x": columns.start, "y": rows.start, "width": columns.stop - columns.start}
+        record["closeup"] = {**box, "height": rows.stop - rows.start}
+        files["closeup.png"] = _png(result.frame.image[part])
+        files["closeup_mask.png"] = _png(result.saliency[part])
+    return {**files, "alarm.json": (json.dumps(record, indent=2) + "\n").encode()}
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -16,6 +16,7 @@ from sdi.runtime.common.output_folder import claim_folder, remove_stale, safe_na
 from sdi.runtime.frame import Result, Skipped
 from sdi.runtime.inspection.defects import DefectRule, gray_level
 from sdi.runtime.sinks.base import Sink
+from sdi.runtime.sinks.view import WHOLE, Part
 
 __all__ = ["OverlayFolderSink", "OverlayVideoSink", "WindowSink", "draw_overlay", "is_video_path"]
 
@@ -23,6 +24,7 @@ _TITLE = "sdi-run"
 _VIDEO_SUFFIXES = {".mp4", ".avi", ".mkv"}
 _RED = (40, 40, 255)  # BGR
 _GRAY = (190, 190, 190)
+_PIXELS_A_LINE = 1000  # of the longer side: above 1500, lines are two pixels wide
 _ROOM_FOR_LABELS = 128  # pixels; on a smaller picture the labels would cover the defects
 
 
@@ -31,24 +33,34 @@ def is_video_path(path: Path) -> bool:
     return path.suffix.lower() in _VIDEO_SUFFIXES
 
 
-def draw_overlay(result: Result, rule: DefectRule) -> np.ndarray:
-    """The frame with its defects in red, boxes around them and the ROI: (H, W, 3) uint8 BGR."""
-    image = result.frame.image.copy()
-    over = result.saliency >= gray_level(rule.threshold)
+def draw_overlay(result: Result, rule: DefectRule, part: Part | None = None) -> np.ndarray:
+    """The frame with its defects in red, boxes around them and the ROI: (H, W, 3) uint8 BGR.
+
+    Lines and labels grow with what is drawn, so that they can be seen where it is shown smaller.
+
+    Args:
+        part: rows and columns to draw; None: all.
+    """
+    rows, columns = part or WHOLE.part((result.saliency.shape[0], result.saliency.shape[1]))
+    shift = np.array((columns.start, rows.start))
+    image = result.frame.image[rows, columns].copy()
+    line = max(1, round(max(image.shape) / _PIXELS_A_LINE))
+    over = result.saliency[rows, columns] >= gray_level(rule.threshold)
     if rule.roi is not None:
-        left, top, right, bottom, within = rule.roi.within(over.shape)
-        counts = np.zeros_like(over)
+        left, top, right, bottom, within = rule.roi.within(result.saliency.shape)
+        counts = np.zeros(result.saliency.shape, bool)
         counts[top:bottom, left:right] = within
-        over &= counts
-        cv2.polylines(image, [np.array(rule.roi.points, np.int32)], True, _GRAY, 1)
+        over &= counts[rows, columns]
+        cv2.polylines(image, [np.array(rule.roi.points, np.int32) - shift], True, _GRAY, line)
     image[over] = (0.55 * image[over] + 0.45 * np.array(_RED)).astype(np.uint8)
     for region in result.regions:
-        corner = (region.x + region.width - 1, region.y + region.height - 1)
-        cv2.rectangle(image, (region.x, region.y), corner, _RED, 1)
-        if min(result.saliency.shape) >= _ROOM_FOR_LABELS:
-            where = (region.x, region.y - 3 if region.y > 12 else corner[1] + 11)
+        x, y = region.x - shift[0], region.y - shift[1]
+        corner = (int(x + region.width - 1), int(y + region.height - 1))
+        cv2.rectangle(image, (int(x), int(y)), corner, _RED, line)
+        if min(image.shape[:2]) >= _ROOM_FOR_LABELS:
+            where = (int(x), int(y - 3 * line if y > 12 * line else corner[1] + 11 * line))
             label = f"{region.peak:.2f}" if region.id is None else f"#{region.id} {region.peak:.2f}"
-            cv2.putText(image, label, where, cv2.FONT_HERSHEY_SIMPLEX, 0.35, _RED, 1, cv2.LINE_AA)
+            cv2.putText(image, label, where, cv2.FONT_HERSHEY_SIMPLEX, 0.35 * line, _RED, line, cv2.LINE_AA)
     return image
 
 

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from sdi.runtime.common.console import warn
 from sdi.runtime.sinks.board import Board
 from sdi.runtime.sinks.metrics import Metrics
+from sdi.runtime.sinks.view import WHOLE, View
 
 __all__ = ["Limits", "WebServer", "is_loopback"]
 
@@ -209,17 +210,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         board = self.server.board
         names = board.names()
         source = query.get("source", names[:1])[0]
+        view = View.parse(query["view"][0]) if "view" in query else WHOLE
         if source not in names:
             self._refuse(404, "there is no such source")
         elif not self.server.streams.acquire(blocking=False):
             self._refuse(503, "too many readers of live pictures")
         else:
             try:
-                self._send_pictures(board, source)
+                self._send_pictures(board, source, view)
             finally:
                 self.server.streams.release()
 
-    def _send_pictures(self, board: Board, source: str) -> None:
+    def _send_pictures(self, board: Board, source: str, view: View) -> None:
         self.send_response(200)
         self._send_headers({"Content-Type": "multipart/x-mixed-replace; boundary=picture", "Connection": "close"})
         # Browsers show a picture when the part after it begins: so its head goes out at once.
@@ -228,7 +230,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         seen = 0
         while not board.closed and not self._is_gone():
             started = time.monotonic()
-            newest = board.live(source, seen, self.server.limits.timeout_s)
+            newest = board.live(source, seen, self.server.limits.timeout_s, view)
             if newest is None:
                 continue
             seen, jpeg = newest

@@ -209,7 +209,8 @@ def test_the_notebook_runs_from_top_to_bottom() -> None:
     notebook = nbformat.read(EXAMPLES / "first_steps.ipynb", as_version=4)
     nbformat.validate(notebook)
     assert not [cell for cell in notebook.cells if cell.get("outputs")]  # kept without: they would only grow stale
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()  # raises on the first error
+    # A kernel needs over a minute to start where many tests share few cores. It raises on the first error.
+    NotebookClient(notebook, timeout=300, startup_timeout=300, kernel_name="python3").execute()
     codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum("image/png" in output.get("data", {}) for cell in codes for output in cell.outputs) == 3
     assert float(codes[-2].outputs[0]["data"]["text/plain"]) > 0.5

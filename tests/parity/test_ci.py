@@ -86,6 +86,12 @@ def test_every_option_that_is_shown_exists() -> None:
         assert options <= set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", done.stdout)), program
 
 
+def _first_given(expression: str, values: dict[str, str]) -> str:
+    """What GitHub makes of `inputs.a || inputs.b`."""
+    given = [values[name.removeprefix("inputs.")] for name in expression.split(" || ")]
+    return next((value for value in given if value), "")
+
+
 def run_action(folder: Path, **inputs: str) -> tuple[int, str, str]:
     """The action's own scripts as a runner runs them: exit code, log and the job's summary."""
     values = {name: one.get("default", "") for name, one in ACTION["inputs"].items()} | {
@@ -98,7 +104,7 @@ def run_action(folder: Path, **inputs: str) -> tuple[int, str, str]:
         if "run" not in step or step["name"] == "Install sdi" or (code and step.get("if") != "always()"):
             continue
         own = {
-            name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda found: values[found[1]], text)
+            name: re.sub(r"\$\{\{ (inputs\.[^}]+) \}\}", lambda found: _first_given(found[1], values), text)
             for name, text in step["env"].items()
         }
         done = subprocess.run(

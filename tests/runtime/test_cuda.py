@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sdi.runtime.common.errors import DeviceError
-from sdi.runtime.engine.cuda import CudaPython, open_cuda
+from sdi.runtime.engine.cuda import CudaPython, Gpu, open_cuda
+from sdi.runtime.engine.cuda_python import call_cuda
 
 cudart = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
 
@@ -20,9 +21,7 @@ def cuda() -> CudaPython:
     with suppress(DeviceError):
         open_cuda()
         pytest.skip("a GPU answers here: tests/gpu makes the same calls")
-    made: CudaPython = object.__new__(CudaPython)
-    made._api = cudart
-    return made
+    return CudaPython(cudart, Gpu("none", "0.0"))
 
 
 def _enter(cuda: CudaPython) -> None:
@@ -47,10 +46,10 @@ def _enter(cuda: CudaPython) -> None:
         (lambda cuda: cuda.launch(1, 1), "cudaGraphLaunch"),
         (lambda cuda: cuda.free_graph(1), "cudaGraphExecDestroy"),
         (lambda cuda: cuda.milliseconds(1, lambda: None), "cudaEventCreate"),
-        (lambda cuda: cuda._call("cudaEventRecord", 1, 1), "cudaEventRecord"),
-        (lambda cuda: cuda._call("cudaEventSynchronize", 1), "cudaEventSynchronize"),
-        (lambda cuda: cuda._call("cudaEventElapsedTime", 1, 1), "cudaEventElapsedTime"),
-        (lambda cuda: cuda._call("cudaEventDestroy", 1), "cudaEventDestroy"),
+        (lambda _: call_cuda(cudart, "cudaEventRecord", 1, 1), "cudaEventRecord"),
+        (lambda _: call_cuda(cudart, "cudaEventSynchronize", 1), "cudaEventSynchronize"),
+        (lambda _: call_cuda(cudart, "cudaEventElapsedTime", 1, 1), "cudaEventElapsedTime"),
+        (lambda _: call_cuda(cudart, "cudaEventDestroy", 1), "cudaEventDestroy"),
     ],
 )
 def test_every_call_reaches_cuda(call: Callable[[CudaPython], object], name: str, cuda: CudaPython) -> None:

@@ -37,7 +37,7 @@ CPU, CUDA, TRT = (f"{name}ExecutionProvider" for name in ("CPU", "CUDA", "Tensor
 FEATURES = {"FFMPEG": True, "GStreamer": True, "v4l/v4l2": True}
 
 DESKTOP = Probes(
-    packages={"sdi": "0.1.0", "cuda-bindings": "12.8.0", "paho-mqtt": "2.1.0", "prometheus-client": "0.21.0"},
+    packages={"sdi": "0.1.0", "cuda-bindings": "12.9.1", "paho-mqtt": "2.1.0", "prometheus-client": "0.21.0"},
     opencv=Part("4.11.0", packages=("opencv-python-headless",)),
     opencv_features=FEATURES,
     onnx_runtime=Part("1.22.0", packages=("onnxruntime-gpu",)),
@@ -212,14 +212,21 @@ def _jetson(**changes: object) -> Probes:
             "CUDA binding",
             "fault",
             "is for CUDA 13, the driver runs CUDA 12.8 at most",
-            "pip install 'cuda-python>=12,<13', or update the driver",
+            "pip install 'cuda-python>=12.9.1,<13', or update the driver",
         ),
         (
             replace(DESKTOP, packages={}),
             "CUDA binding",
             "fault",
             "plans do not run",
-            "pip install 'cuda-python>=12,<13'",
+            "pip install 'cuda-python>=12.9.1,<13'",
+        ),
+        (
+            replace(DESKTOP, packages={"cuda-bindings": "12.8.0"}),
+            "CUDA binding",
+            "note",
+            "holds Python's lock while it waits for the GPU",
+            "pip install 'cuda-python>=12.9.1,<13'",
         ),
         (replace(DESKTOP, binding_error="out of memory"), "CUDA binding", "fault", "out of memory", "pip install"),
         (

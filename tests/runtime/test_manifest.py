@@ -125,6 +125,32 @@ def test_random_changes_give_a_manifest_or_an_sdi_error(make_engine: Callable[..
             verify_file(engine, manifest)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("native_hw", [200], "native_hw is not a height and a width"),
+        ("native_hw", [200, 0], "native_hw is not a height and a width"),
+        ("tile_hw", "200", "tile_hw is not a height and a width"),
+        ("mm_per_pixel", 0, "mm_per_pixel is not a length above 0"),
+        ("mm_per_pixel", True, "mm_per_pixel is not a length above 0"),
+        ("overlap", 2.5, "overlap is not a number of pixels"),
+    ],
+)
+def test_scale_and_windows_are_checked(field: str, value: object, text: str, make_engine: Callable[..., Path]) -> None:
+    engine = make_engine()
+    path = manifest_path(engine)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, field: value}))
+    with pytest.raises(InputError, match=text):
+        read_manifest(engine)
+    for name in ("native_hw", "mm_per_pixel", "tile_hw", "overlap"):  # an older sdi's
+        del content[name]
+    path.write_text(json.dumps(content))
+    manifest = read_manifest(engine)
+    assert manifest is not None
+    assert (manifest.native_hw, manifest.mm_per_pixel, manifest.tile_hw, manifest.overlap) == (None,) * 4
+
+
 def test_verify_file_tells_truncated_from_replaced(make_engine: Callable[..., Path]) -> None:
     engine = make_engine()
     manifest = read_manifest(engine)

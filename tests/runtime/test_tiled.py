@@ -16,7 +16,7 @@ from sdi.runtime.engine.batching import Batcher
 from sdi.runtime.engine.manifest import read_manifest, write_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import default_engine
-from sdi.runtime.engine.tiling import GREATEST_FRAME, Tiling, TrainedScale, parse_tile
+from sdi.runtime.engine.tiling import MAX_FRAME_PIXELS, Tiling, TrainedScale, parse_tile
 from sdi.runtime.engine.windows import WindowGrid
 
 MakeEngine = Callable[..., Path]
@@ -67,7 +67,7 @@ def test_the_shipped_network_answers_windows_as_it_answers_pictures(picture: Pic
     frame = picture(2, (230, 410))
     with open_engine(default_engine(), "cpu", 1) as engine:
         grid = engine.grid((230, 410))
-        assert grid == WindowGrid((230, 410), (200, 200), 50)
+        assert grid == WindowGrid((230, 410), (200, 200), 25)
         answer = engine(frame)
         for window in grid or ():
             assert np.array_equal(answer[window.kept], engine.whole(frame[window.seen])[window.inside])
@@ -77,8 +77,8 @@ def test_auto_cuts_frames_of_more_than_one_and_a_half_native_windows(make_engine
     path = _knows(make_engine(frame_hw=(64, 64)), native_hw=(40, 60), network_hw=(64, 64))
     with open_engine(path) as engine:
         assert engine.grid((60, 90)) is None
-        assert engine.grid((61, 90)) == WindowGrid((61, 90), (40, 60), 10)
-        assert engine.grid((40, 91)) == WindowGrid((40, 91), (40, 60), 10)
+        assert engine.grid((61, 90)) == WindowGrid((61, 90), (40, 60), 5)
+        assert engine.grid((40, 91)) == WindowGrid((40, 91), (40, 60), 5)
         assert engine.grid((20, 20)) is None
     with open_engine(path, tile=None) as engine:
         assert engine.grid((600, 600)) is None
@@ -99,9 +99,9 @@ def test_auto_goes_on_as_in_a_mirror_where_a_frame_is_narrower_than_a_window(
 def test_millimetres_scale_the_native_window(make_engine: MakeEngine) -> None:
     path = _knows(make_engine(frame_hw=(64, 64)), native_hw=(100, 60), network_hw=(64, 64), mm_per_pixel=0.5)
     with open_engine(path, mm_per_pixel=0.25) as engine:  # twice as many pixels of the camera to a millimetre
-        assert engine.grid((500, 500)) == WindowGrid((500, 500), (200, 120), 30)
+        assert engine.grid((500, 500)) == WindowGrid((500, 500), (200, 120), 15)
     with open_engine(path) as engine:
-        assert engine.grid((500, 500)) == WindowGrid((500, 500), (100, 60), 15)
+        assert engine.grid((500, 500)) == WindowGrid((500, 500), (100, 60), 7)
 
 
 def test_one_line_tells_what_is_done_to_frames(make_engine: MakeEngine, picture: Picture, capsys: Capture) -> None:
@@ -185,7 +185,7 @@ def test_frames_that_do_not_go_into_windows_are_refused(make_engine: MakeEngine)
     ):
         engine(np.zeros((63, 64, 3), np.uint8))
     side = 1 << 15
-    assert side * side > GREATEST_FRAME
+    assert side * side > MAX_FRAME_PIXELS
     with pytest.raises(InputError, match=r"32768x32768 has 1074 megapixels, at most 268"):
         Tiling().grid(TrainedScale((200, 200), None, (256, 256)), (side, side))
 
@@ -238,3 +238,21 @@ def test_sdi_run_in_windows(
         assert code == 2
         assert text in err
         assert err.count("error:") == 1
+
+
+def test_a_first_look_spares_the_engine_windows_without_a_finding(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = np.full((40, 400, 3), 5, np.uint8)  # seen as 5 of 255
+    frame[10:20, 130:140] = 200  # in one window, or in two that overlap there
+    slow = make_engine(frame_hw=(40, 40), batch=1, name="slow.onnx")
+    quick = make_engine(frame_hw=(40, 40), name="quick.onnx")
+    with open_engine(slow, tile=40, overlap=0, first_look=quick) as engine:
+        calls: list[int] = []
+        execute = engine.execute
+        monkeypatch.setattr(engine, "execute", lambda frames: (calls.append(len(frames)), execute(frames))[1])
+        answer = engine(frame)
+        assert np.array_equal(answer, _mean(frame))
+        assert sum(calls) == 3 + 1  # those that the rate was measured with, and the window
+    with pytest.raises(InputError, match="cannot read engine nowhere"):
+        open_engine(slow, tile=40, first_look="nowhere")

@@ -25,6 +25,8 @@ def checkpoint() -> Checkpoint:
         preprocessing=replace(GRAY_STEEL, divide_by_max=True),
         weights=build_model("minet").state_dict(),
         metrics={"S": 0.5},
+        native_hw=(200, 180),
+        mm_per_pixel=0.25,
         training={"epoch": 3.5, "state": {"best": float("-inf"), "rng": torch.get_rng_state()}},
     )
 
@@ -51,9 +53,17 @@ def test_comes_back_whole(saved: Path, checkpoint: Checkpoint) -> None:
     assert back.preprocessing == checkpoint.preprocessing
     assert back.metrics == {"S": 0.5}
     assert back.training["epoch"] == 3.5
+    assert (back.native_hw, back.mm_per_pixel) == ((200, 180), 0.25)
     assert torch.equal(back.training["state"]["rng"], checkpoint.training["state"]["rng"])
     assert list(back.weights) == list(checkpoint.weights)
     assert all(torch.equal(back.weights[name], tensor) for name, tensor in checkpoint.weights.items())
+
+
+def test_older_ones_do_not_tell_their_scale(saved: Path) -> None:
+    value = torch.load(saved, weights_only=True)
+    del value["native_hw"], value["mm_per_pixel"]
+    torch.save(value, saved)
+    assert (load_checkpoint(saved).native_hw, load_checkpoint(saved).mm_per_pixel) == (None, None)
 
 
 def test_holds_plain_values_that_any_torch_reads_safely(saved: Path) -> None:

@@ -198,7 +198,7 @@ def test_the_papers_recipe_is_the_default_of_every_model(model: str) -> None:
     assert choose_recipe(None, spec.paper, spec.learning_rate, spec.input_hw) == spec.paper
     quick = choose_recipe("quick", spec.paper, spec.learning_rate, spec.input_hw)
     assert (quick.learning_rate, quick.input_hw) == (spec.learning_rate, spec.input_hw)
-    assert quick.early_hw == (160, 160)
+    assert quick.early_hw == tuple(side * 5 // 8 for side in spec.input_hw)  # 160 of 256
 
 
 def test_a_recipe_that_is_not_there_is_refused() -> None:

@@ -21,10 +21,11 @@ from sdi.train.evaluation.evaluate import CleanSteel, Evaluation, evaluate
 from sdi.train.evaluation.maps import FolderMaps
 from sdi.train.evaluation.paper_tables import KINDS, paper_rows
 from sdi.train.evaluation.report import report_html, write_report
-from sdi.train.evaluation.results import Results
+from sdi.train.evaluation.results import DefectRule, Results
 from sdi.train.scores import Scorer
 
 NAMES = [f"In_{i}" for i in range(44)]
+POINTS = DefectRule().points
 
 
 class Page(HTMLParser):
@@ -66,7 +67,7 @@ def evaluations(tmp_path: Path) -> Callable[[list[str]], list[Evaluation]]:
                 write_image(tmp_path / folder / f"{name}.png", image)
             pairs.append(Pair(name, tmp_path / "images" / f"{name}.png", tmp_path / "masks" / f"{name}.png"))
         sources = [FolderMaps(tmp_path / "maps", "ours & <i>others</i>"), FolderMaps(tmp_path / "masks", "truth")]
-        return [evaluate(pairs, source, Scorer()) for source in sources]
+        return [evaluate(pairs, source, Scorer(), points=POINTS) for source in sources]
 
     return make
 
@@ -129,7 +130,7 @@ def test_failure_classes_have_their_rule_and_examples(
         write_image(case.pair.mask, mask)
     pairs = [case.pair for case in made[0].cases]
     source = FolderMaps(pairs[0].image.parent, "images")
-    page = Page(report_html(Results([evaluate(pairs, source, Scorer())], data="eight")))
+    page = Page(report_html(Results([evaluate(pairs, source, Scorer(), points=POINTS)], data="eight")))
     assert {"Tiny defects", "The 4 worst", "The 4 best"} <= set(page.data)
     assert any("at most 2% of the picture" in text for text in page.data)
     assert sum(alt.startswith("truth of") for alt, _ in page.images) == 6 + 4 + 4
@@ -180,8 +181,19 @@ def test_pictures_without_a_defect_are_no_defect_class(
     for case in made.cases[2:]:
         write_image(case.pair.mask, np.zeros((40, 60), np.uint8))
     pairs = [case.pair for case in made.cases]
-    again = evaluate(pairs, FolderMaps(pairs[0].image.parent.parent / "maps", "ours"), Scorer())
-    assert {name: len(cases) for name, cases in again.groups().items()} == {"all": 4, "class coil": 2, "no defect": 2}
+    again = evaluate(pairs, FolderMaps(pairs[0].image.parent.parent / "maps", "ours"), Scorer(), points=POINTS)
+    assert {name: len(cases) for name, cases in again.groups().items()} == {"all": 2, "class coil": 2, "no defect": 2}
+
+
+def test_defects_are_counted(evaluations: Callable[[list[str]], list[Evaluation]]) -> None:
+    results = Results(evaluations(NAMES[:3]), data="three", rule=DefectRule(mm_per_pixel=0.5))
+    page = Page(report_html(results))
+    assert {"By defect", "found by half", "a square metre", "class In"} <= set(page.data)
+    assert "defects found over false regions a megapixel" in [alt for alt, _ in page.images]
+    _, truth = results.evaluations
+    found = results.defects(truth).found()["all"]
+    assert found["defects"] == found["found_50"] >= 3
+    assert results.defects(truth).iou() == 1
 
 
 def test_clean_steel_is_told(evaluations: Callable[[list[str]], list[Evaluation]]) -> None:
@@ -193,7 +205,7 @@ def test_clean_steel_is_told(evaluations: Callable[[list[str]], list[Evaluation]
 
 def test_curves_are_drawn(evaluations: Callable[[list[str]], list[Evaluation]]) -> None:
     page = Page(report_html(Results(evaluations(NAMES[:3]), data="three")))
-    (curves,) = [src for _, src in page.images if src.startswith("data:image/svg+xml;base64,")]
+    (curves,) = [src for alt, src in page.images if alt.startswith("precision over recall")]
     root = ElementTree.fromstring(decoded(curves))
     assert root.tag.endswith("svg")
     lines = [e for e in root.iter() if e.get("id", "").startswith("line2d")]

@@ -10,7 +10,7 @@ from tools.jetson.recipe import ROOT, VERSIONS, StepError, call, made_once, pinn
 
 __all__ = ["ENVIRONMENTS", "environment"]
 
-TESTS = ["onnx>=1.17", "pytest>=8", "pytest-xdist>=3.6", "scipy"]  # what the runtime's tests need
+TESTS = ["hypothesis>=6.100", "onnx>=1.17", "pytest>=8", "pytest-xdist>=3.6", "scipy"]  # what the runtime's tests need
 LINE = ["paho-mqtt>=2", "prometheus-client>=0.20"]
 _RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}  # of uv
 ENVIRONMENTS = {

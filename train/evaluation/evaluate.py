@@ -15,6 +15,7 @@ from sdi.runtime.common.errors import InputError
 from sdi.runtime.common.progress import SILENT, Progress
 from sdi.runtime.inspection.defects import gray_level
 from sdi.train.data import Pair, read_truth
+from sdi.train.evaluation.defects import OperatingPoints, PictureDefects, match_defects
 from sdi.train.evaluation.failure_classes import FAILURE_CLASSES, failure_classes
 from sdi.train.evaluation.maps import MapSource
 from sdi.train.scores import Measured, PictureScores, Scorer, mean_scores
@@ -53,6 +54,7 @@ class Case:
     preview: np.ndarray
     truth_sha256: str  # of the mask's pixels, 0 or 255
     has_defect: bool  # the mask shows any
+    defects: PictureDefects  # its defects and regions at every operating point
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,23 @@ class Evaluation:
 
     def groups(self) -> dict[str, list[Case]]:
         """Cases by group: all, both splits, each defect class that file names tell, pictures without a defect where
-        others have one, and each failure class. No group is empty."""
-        groups = {ALL: self.cases}
-        for case in self.cases:
+        others have one, and each failure class. No group is empty.
+
+        Where some pictures have a defect and others none, those without are a group of their own and in no other one:
+        S, F and E of an empty mask are 0 or 1, whatever the network is worth.
+        """
+        clean = [case for case in self.cases if not case.has_defect]
+        if not 0 < len(clean) < len(self.cases):
+            clean = []
+        judged = [case for case in self.cases if case.has_defect] if clean else self.cases
+        groups = {ALL: judged}
+        for case in judged:
             if self.test_split:
                 groups.setdefault(TEST if case.pair.name in self.test_split else TRAINING, []).append(case)
         for case in self.cases:
             if case.has_defect and (name := defect_class(case.pair.name)):
                 groups.setdefault(f"class {name}", []).append(case)
-        clean = [case for case in self.cases if not case.has_defect]
-        if 0 < len(clean) < len(self.cases):
+        if clean:
             groups[NO_DEFECT] = clean
         for kind in FAILURE_CLASSES:
             if members := [case for case in self.cases if kind.name in case.failures]:
@@ -135,16 +144,19 @@ def evaluate(
     source: MapSource,
     scorer: Scorer,
     *,
+    points: OperatingPoints,
     keep: Keep | None = None,
     progress: Progress = SILENT,
 ) -> Evaluation:
     """Score the maps of `pairs`.
 
+    Args:
+        points: thresholds and least areas at which defects and regions are matched, in maps as they are.
     Raises:
         InputError: a picture, mask or map is missing, unreadable or of the wrong size; the text names it.
         DeviceError: an engine or a worker failed.
     """
-    gathered: list[tuple[tuple[str, ...], np.ndarray, str, bool]] = []
+    gathered: list[tuple[tuple[str, ...], np.ndarray, str, bool, PictureDefects]] = []
 
     def maps() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for pair, saliency in zip(pairs, source.maps([pair.image for pair in pairs]), strict=True):
@@ -157,7 +169,8 @@ def evaluate(
             if keep is not None:
                 keep(pair.name, saliency)
             digest = hashlib.sha256(truth.tobytes()).hexdigest()
-            gathered.append((failure_classes(truth), thumbnail(saliency), digest, bool(truth.any())))
+            matched = match_defects(pair.name, saliency, truth, points)
+            gathered.append((failure_classes(truth), thumbnail(saliency), digest, bool(truth.any()), matched))
             yield saliency, truth
 
     measured = list(progress.track(scorer.measure(maps()), source.label, len(pairs)))

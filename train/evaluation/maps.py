@@ -117,6 +117,7 @@ class NetworkOptions:
     batch: int = 8  # pictures a call, where an engine leaves that open
     flips: bool = False  # see `NetworkMaps`
     tiling: Tiling = field(default_factory=Tiling)  # of pictures that are larger than those it was trained on
+    first_look: str | None = None  # an engine that sees windows before, as in `open_engine`
 
 
 class NetworkMaps(MapSource):
@@ -167,7 +168,7 @@ class EngineMaps(NetworkMaps):
 
     def __init__(self, path: Path, options: NetworkOptions | None = None) -> None:
         options = options or NetworkOptions()
-        self._engine: Engine = open_tiled(path, options.device, options.threads, options.tiling)
+        self._engine: Engine = open_tiled(path, options.device, options.threads, options.tiling, options.first_look)
         try:
             self._engine.self_test()
         except BaseException:

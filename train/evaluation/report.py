@@ -23,7 +23,7 @@ from sdi.train.evaluation.failure_classes import FAILURE_CLASSES
 from sdi.train.evaluation.page import render_page
 from sdi.train.evaluation.paper_tables import KINDS, ORIGINS, paper_rows, remote_sensing_rows
 from sdi.train.evaluation.results import Results
-from sdi.train.evaluation.tables import before_and_now
+from sdi.train.evaluation.tables import before_and_now, defect_rows, operating_point
 from sdi.train.scores import SCORE_NAMES, mean_curves
 
 __all__ = ["report_html", "write_report"]
@@ -65,7 +65,7 @@ def report_html(results: Results) -> str:
     ranked = evaluation.ranked()
     groups = evaluation.groups()
     shown = min(_SHOWN, max(1, len(ranked) // 2))  # no picture is among the best and the worst
-    card = partial(case_card, threshold=results.threshold)
+    card = partial(case_card, threshold=results.rule.threshold)
     comparison = _comparison(results)
     return render_page(
         Path(__file__).with_name("report.html.j2"),
@@ -76,7 +76,7 @@ def report_html(results: Results) -> str:
         made=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC, sdi {version('sdi')}, "
         f"PySODMetrics {version('pysodmetrics')}",
         names=SCORE_NAMES,
-        threshold=f"{results.threshold:g}",
+        threshold=f"{results.rule.threshold:g}",
         headline=_printed(evaluation.table()[ALL]),
         tables=[
             (name, _group_rows(evaluation.table(stretched=stretched)))
@@ -89,6 +89,7 @@ def report_html(results: Results) -> str:
         all_pictures=len(evaluation.cases),
         origins=ORIGINS if results.dataset else {},
         curves=_curves_svg(results.evaluations),
+        defects=_defects(results),
         clean=None if clean is None else clean.to_dict(),
         failures=[
             {
@@ -106,11 +107,24 @@ def report_html(results: Results) -> str:
     )
 
 
+def _defects(results: Results) -> dict[str, Any]:
+    """Which defects are found, which regions are false, and the trade between the two."""
+    scores, rule = results.defects(results.first), results.rule
+    return {
+        "min_area": rule.min_area,
+        "rows": [(name, count, f"{tenth:.1%}", f"{half:.1%}") for name, count, tenth, half in defect_rows(scores)],
+        "false": scores.false_regions(),
+        "iou": _four_digits(scores.iou()),
+        "point": operating_point(results),
+        "froc": _froc_svg(results),
+    }
+
+
 def _before(results: Results, baseline: Baseline) -> dict[str, Any]:
     """What changed since the baseline, and the pictures that changed most."""
     changes = baseline.changes(results.first)
     better, worse = baseline.counts(results.first)
-    card = partial(change_card, threshold=results.threshold)
+    card = partial(change_card, threshold=results.rule.threshold)
     rows = before_and_now(baseline, results.first)
     return {
         "label": baseline.label,
@@ -196,6 +210,29 @@ def _curves_svg(evaluations: Sequence[Evaluation]) -> str:
         axes.grid(color="#e5e7eb", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower left" if axes is precision_recall else "lower center", frameon=False, fontsize=8)
+    page = io.BytesIO()
+    figure.savefig(page, format="svg", metadata={"Date": None})
+    return data_uri("image/svg+xml", page.getvalue())
+
+
+def _froc_svg(results: Results) -> str:
+    """Defects found over false regions a megapixel, one point a threshold, as one SVG in a data URI."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    for number, each in enumerate(results.evaluations):
+        points = results.defects(each).froc()
+        false = [point["false_a_megapixel"] for point in points]
+        colour = _COLOURS[number % len(_COLOURS)]
+        for key, style, share in (("found_50", "-", "half"), ("found_10", "--", "a tenth")):
+            found = [point[key] for point in points]
+            axes.plot(false, found, style, color=colour, marker=".", label=f"{each.label}, by {share} of their pixels")
+    axes.set_xscale("symlog", linthresh=0.1)
+    axes.set(xlabel="false regions a megapixel", ylabel="defects found", ylim=(0, 1.02), title="FROC")
+    axes.axvline(results.rule.false_a_megapixel, color="#9ca3af", linewidth=0.8)
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
     page = io.BytesIO()
     figure.savefig(page, format="svg", metadata={"Date": None})
     return data_uri("image/svg+xml", page.getvalue())

@@ -10,11 +10,12 @@ from rich.table import Table
 
 from sdi.runtime.common.console import out
 from sdi.train.evaluation.baseline import Baseline
+from sdi.train.evaluation.defects import DefectScores
 from sdi.train.evaluation.evaluate import ALL, Evaluation, scores_of
 from sdi.train.evaluation.results import Results
 from sdi.train.scores import SCORE_NAMES, mean_curves, mean_scores
 
-__all__ = ["CSV_HEADER", "before_and_now", "csv_text", "print_tables", "to_dict"]
+__all__ = ["CSV_HEADER", "before_and_now", "csv_text", "defect_rows", "operating_point", "print_tables", "to_dict"]
 
 CSV_HEADER = ("maps", "rows", "name", "stretched", "pictures", *SCORE_NAMES, "false_positive_area")
 
@@ -36,6 +37,7 @@ def print_tables(results: Results) -> None:
         changes = before_and_now(results.baseline, first)
         shown = ("S now", "+S", "maxF now", "+maxF", "MAE now", "+MAE")  # all nine are too wide for a terminal
         _print_table({group: {heading: row[heading] for heading in shown} for group, row in changes.items()})
+    _print_defects(results)
     if clean is not None:
         pictures = sum(area > 0 for area in clean.areas.values())
         out.print(
@@ -72,6 +74,7 @@ def to_dict(results: Results) -> dict[str, Any]:
         }
     return {
         **first,
+        "defects": results.defects(results.first).to_dict(results.rule.false_a_megapixel),
         "clean": None if results.clean is None else results.clean.to_dict(),
         "compared": {other["label"]: other for other in others},
         "baseline": before,
@@ -105,6 +108,45 @@ def csv_text(results: Results) -> str:
     for name, area in results.clean.areas.items() if results.clean else ():
         table.writerow({"maps": results.first.label, "rows": "clean", "name": name, "false_positive_area": area})
     return lines.getvalue()
+
+
+def defect_rows(scores: DefectScores) -> list[tuple[str, int, float, float]]:
+    """Of each group of defects: its name, their number, and the shares found by a tenth and by half of their pixels."""
+    return [
+        (name, row["defects"], row["found_10"] / row["defects"], row["found_50"] / row["defects"])
+        for name, row in scores.found().items()
+        if row["defects"]
+    ]
+
+
+def operating_point(results: Results) -> str:
+    """In words: threshold and least area that hold the rate of false regions that is wished."""
+    wished = results.rule.false_a_megapixel
+    point = results.defects(results.first).holding(wished)
+    if point is None:
+        return f"no threshold and least area hold {wished:g} false regions a megapixel"
+    return (
+        f"at most {wished:g} false regions a megapixel: --threshold {point['threshold']:g} --min-area "
+        f"{point['min_area']}, which finds {point['found_50']:.1%}"
+    )
+
+
+def _print_defects(results: Results) -> None:
+    scores, rule = results.defects(results.first), results.rule
+    out.print(f"\nby defect, at threshold {rule.threshold:g} and from {rule.min_area} pixels on")
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for heading in ("", "defects", "found by 10 %", "found by 50 %"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, defects, tenth, half in defect_rows(scores):
+        table.add_row(name, str(defects), f"{tenth:.1%}", f"{half:.1%}")
+    out.print(table)
+    for name, rates in scores.false_regions().items():
+        metre = f", {rates['a_square_metre']:.2f} a square metre" if "a_square_metre" in rates else ""
+        out.print(
+            f"false regions, {name}: {rates['regions']} in {rates['pictures']} pictures, {rates['a_picture']:.2f} a "
+            f"picture, {rates['a_megapixel']:.2f} a megapixel{metre}"
+        )
+    out.print(operating_point(results))
 
 
 def _print_table(rows: dict[str, dict[str, float]]) -> None:

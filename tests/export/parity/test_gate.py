@@ -24,11 +24,13 @@ from sdi.export.parity.pictures import Pictures
 from sdi.export.parity.result import GateResult
 from sdi.export.parity.tolerances import TOLERANCES
 from sdi.runtime.common.errors import DeviceError, InputError
-from sdi.runtime.common.images import read_gray, read_image
+from sdi.runtime.common.images import read_gray, read_image, write_image
+from sdi.runtime.common.strip import draw_strip
 from sdi.runtime.engine.base import Engine
 from sdi.runtime.engine.manifest import manifest_path, write_manifest
 from sdi.runtime.engine.open import open_engine
 from sdi.runtime.engine.shipped import find_engine
+from sdi.runtime.engine.tiling import Tiling
 from sdi.train.checkpoint import load_checkpoint, save_checkpoint
 from sdi.train.data import find_pairs
 from support import lively_checkpoint, manifest_of
@@ -365,3 +367,16 @@ def test_manifest_only_moved(checkpoint: Path, engines: dict[str, Path], tmp_pat
     write_manifest(path, manifest_of(engines["fp32"]))
     with pytest.raises(InputError, match="its manifest says"):
         run_gate(GateRequest(checkpoint, (path,)), Pictures())
+
+
+def test_large_pictures_are_judged_in_windows(checkpoint, engines, tmp_path, damaged):
+    (tmp_path / "wide").mkdir()
+    write_image(tmp_path / "wide" / "a.png", draw_strip("patch", 2, (200, 420))[0])
+    pictures, tiling = Pictures(tmp_path / "wide"), Tiling()
+    whole = run_gate(GateRequest(checkpoint, (engines["fp32"],)), pictures)
+    cut = run_gate(GateRequest(checkpoint, (engines["fp32"],), tiling=tiling), pictures)
+    assert whole.passed
+    assert cut.passed
+    assert 0 < cut.candidates[0].metrics["max"] < 1e-3
+    faulty = damaged(engines["fp32"], negate("encoder.2.3.fuse.0"))
+    assert not run_gate(GateRequest(checkpoint, (faulty,), tiling=tiling), pictures).passed
