@@ -70,6 +70,7 @@ def test_another_models_checkpoint_is_refused(runs: Path) -> None:
         (["--model", "minet", "--frame", "1080"], "--frame takes height x width"),
         (["--model", "minet", "--dynamic", "--batch", "2"], "--dynamic leaves batch, height and width free"),
         (["--random-weights"], "--random-weights needs --model"),
+        (["--model", "minet", "--raw", "--face", "planar"], "--face is now --io"),
         (["--checkpoint", "absent.pt"], "absent.pt does not exist"),
         (["--model", "minet", "-o", "/proc/nowhere"], "cannot write to folder /proc/nowhere"),
         (["--model", "minet", "--images", "absent"], "absent is not a folder"),

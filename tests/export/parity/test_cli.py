@@ -129,6 +129,7 @@ def test_a_report_goes_into_no_folder_of_others(checkpoint: Path, engines: dict[
         (["--engine", "a.onnx"], "give --checkpoint FILE, the reference; or --self-test"),
         (["--self-test"], "--self-test needs --engine FILE"),
         (["--self-test", "--checkpoint", "a.pt", "--engine", "a.onnx"], "--self-test needs no checkpoint"),
+        (["--self-test", "--where", "--engine", "a.onnx"], "leave out --checkpoint, --deploy and --bisect"),
         (["--checkpoint", "a.pt", "--threshold", "0"], "--threshold must be above 0 and at most 1"),
         (["--checkpoint", "a.pt", "--data", "d", "--images", "i"], "either --data, or --images and --masks"),
         (["--checkpoint", "a.pt", "--masks", "m"], "--images DIR --masks DIR"),
