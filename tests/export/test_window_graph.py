@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -39,13 +40,14 @@ def engines(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
     """Of each precision one for a window and one for a frame."""
     folder = tmp_path_factory.mktemp("windows")
     source = ExportSource(checkpoint, "0" * 64)
+    sizes: dict[str, dict[str, Any]] = {
+        "window": {"frame_hw": (50, 50)},
+        "frame": {"frame_hw": GRID.frame_hw, "grid": GRID},
+    }
     return {
-        f"{name}-{precision}": export_onnx(source, ExportRequest(precision, **sizes), folder).path
+        f"{name}-{precision}": export_onnx(source, ExportRequest(precision, **given), folder).path
         for precision in PRECISIONS
-        for name, sizes in {
-            "window": {"frame_hw": (50, 50)},
-            "frame": {"frame_hw": GRID.frame_hw, "grid": GRID},
-        }.items()
+        for name, given in sizes.items()
     }
 
 
