@@ -39,8 +39,13 @@ def _any_cuda() -> Cuda:
 
 
 def _first_module(*names: str) -> Any:
-    """The first of these modules that can be imported; None where there is none."""
+    """The first of these modules that can be imported; None where there is none.
+
+    As `from package import module`: what the package offers under that name goes first.
+    """
     for name in names:
+        package, _, module = name.rpartition(".")
         with suppress(ImportError):
-            return importlib.import_module(name)
+            found = getattr(importlib.import_module(package), module, None)
+            return importlib.import_module(name) if found is None else found
     return None

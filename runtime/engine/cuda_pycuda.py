@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,12 @@ class PyCuda(Cuda):
 
     def free_stream(self, stream: int) -> None:
         held = [self._streams.pop(stream)]
-        with self._freeing("cuStreamDestroy", held):
-            held.clear()
+        try:
+            with self._errors("cuStreamDestroy"), nullcontext() if self._is_inside() else self.current():
+                held.clear()  # its destructor frees it
+        except BaseException:
+            _keep_for_ever(held)
+            raise
 
     def synchronise(self, stream: int) -> None:
         with self._errors("cuStreamSynchronize"):
@@ -82,10 +86,7 @@ class PyCuda(Cuda):
         return int(memory)
 
     def free_device_memory(self, address: int) -> None:
-        held = [self._memory.pop(address)]
-        with self._freeing("cuMemFree", held):
-            held[0].free()
-            held.clear()
+        self._free("cuMemFree", self._memory.pop(address))
 
     def pinned(self, size: int, *, mapped: bool = False) -> np.ndarray:
         flags = self._driver.host_alloc_flags.DEVICEMAP if mapped else 0
@@ -94,10 +95,7 @@ class PyCuda(Cuda):
         return array
 
     def free_pinned(self, array: np.ndarray) -> None:
-        held = [_allocation(array)]
-        with self._freeing("cuMemFreeHost", held):
-            held[0].free()
-            held.clear()
+        self._free("cuMemFreeHost", _allocation(array))
 
     def mapped(self, array: np.ndarray) -> int:
         with self._errors("cuMemHostGetDevicePointer"):
@@ -131,26 +129,23 @@ class PyCuda(Cuda):
                 events[1].synchronize()
                 return float(events[1].time_since(events[0]))
         finally:
-            events.clear()  # here, where the context is current: see `_freeing`
+            events.clear()  # here, where the context is current: see `_keep_for_ever`
 
-    @contextmanager
-    def _freeing(self, what: str, held: list[Any]) -> Iterator[None]:
-        """Frees what is held where that can be done.
-
-        Where the context cannot be made current, pycuda's destructors end the process, so what is held then stays held
-        for ever: the device is lost anyhow.
-        """
+    def _free(self, what: str, allocation: Any) -> None:
+        """In the context where that can be, or pycuda frees nothing in a thread that did not make it."""
         try:
-            if getattr(self._threads, "inside", False):
+            with ExitStack() as stack:
+                if not self._is_inside():
+                    with suppress(DeviceError):
+                        stack.enter_context(self.current())
                 with self._errors(what):
-                    yield
-            else:
-                with self.current(), self._errors(what):
-                    yield
+                    allocation.free()
         except BaseException:
-            for thing in held:
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+            _keep_for_ever([allocation])
             raise
+
+    def _is_inside(self) -> bool:
+        return getattr(self._threads, "inside", False)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -164,3 +159,9 @@ def _allocation(array: np.ndarray) -> Any:
     """What pycuda allocated for an array."""
     base: Any = array.base
     return base if hasattr(base, "free") else base.base
+
+
+def _keep_for_ever(things: list[Any]) -> None:
+    """pycuda's destructors end the process where the context cannot be made current; by then the device is lost."""
+    for thing in things:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

@@ -77,6 +77,7 @@ SETUPS = {
 }
 RELEASES = {"cudaFree", "cudaFreeHost", "cudaStreamDestroy", "cudaGraphDestroy", "cudaGraphExecDestroy"}
 RELEASES |= {"cudaEventDestroy", "cuMemFree", "cuMemFreeHost"}
+RELEASES |= {"cuCtxPushCurrent"}  # without it pycuda's streams must not be destroyed
 
 MAKERS = {"cudaEventCreate", "cudaMalloc", "cudaHostAlloc", "cudaStreamCreateWithFlags", "cudaGraphInstantiate"}
 MAKERS |= {"cudaStreamEndCapture"}
