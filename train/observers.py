@@ -38,8 +38,11 @@ class Observer:
     def reported(self, report: StepReport) -> None:
         """A step is done, or an evaluation."""
 
+    def ended(self) -> None:
+        """Training has ended or was stopped, without an error; it is saved."""
+
     def closed(self) -> None:
-        """Training has ended or was stopped, perhaps by an error."""
+        """Free what is held; after an error too, which is reported only then: do not be long."""
 
 
 class Display(Observer):
@@ -96,7 +99,7 @@ class Plot(Observer):
         if self._clock() - self._drawn_at >= _REFRESHED_S:
             self._draw()
 
-    def closed(self) -> None:
+    def ended(self) -> None:
         if self._present is not None:
             self._draw()
 

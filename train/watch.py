@@ -41,6 +41,8 @@ def watch(trainer: Trainer, limit_steps: int | None, observers: Sequence[Observe
                 observer.started(trainer)
                 stack.callback(observer.closed)
             finished = trainer.fit(limit_steps=limit_steps, report=report, stop=lambda: bool(signals))
+            for observer in observers:
+                observer.ended()
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

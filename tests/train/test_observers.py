@@ -93,8 +93,10 @@ def test_observers_are_closed_when_training_fails(tmp_path: Path, samples: list[
             closed.append(True)
 
     with pytest.raises(RuntimeError, match="enough"):
-        watch(trainer_in(tmp_path, samples), None, [Failing()])
+        watch(trainer_in(tmp_path, samples), None, [Plot(), Failing()])
     assert closed == [True]
+    # An error is told at once: in a training of several processes Fabric soon kills the first one.
+    assert not (tmp_path / "curves.png").exists()
 
 
 def test_tensorboard_gets_each_step_and_each_score(tmp_path: Path, samples: list[Sample]) -> None:
