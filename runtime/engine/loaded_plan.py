@@ -178,9 +178,11 @@ class LoadedPlan:
             with suppress(DeviceError):  # refused if they are another GPU's
                 ask(cache.deserialize, kernels)
         ask(config.set_runtime_cache, cache)
-        if self.scratch_bytes is not None:
-            strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-            config.set_execution_context_allocation_strategy(strategy)
+        choose: Any = getattr(config, "set_execution_context_allocation_strategy", None)
+        if choose is None:
+            self.scratch_bytes = None
+        elif self.scratch_bytes is not None:
+            choose(self._trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         if not self.io.fixed and hasattr(self._trt, "CudaGraphStrategy"):
             config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
 
