@@ -12,8 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.jetson.environments import LINE
-from tools.jetson.recipe import VERSIONS, StepError, call, made_once, pinned, write_commands
+from tools.jetson.recipe import VERSIONS, StepError, call, declared, made_once, pinned, write_commands
 
 __all__ = ["QEMU", "emulated_environment"]
 
@@ -34,7 +33,7 @@ def emulated_environment(cache: Path) -> Path:
     how = VERSIONS["emulated"]
     root = made_once(cache / "aarch64-root", how, _unpack_root)
     python = f"python{how['python']}"
-    packages = [*pinned(), "rich>=14.1", "typer>=0.16", *LINE, "onnx>=1.17", "pytest>=8", "pytest-timeout>=2.3"]
+    packages = [*pinned(), *declared(), "onnx>=1.17", "pytest>=8", "pytest-timeout>=2.3"]
 
     def make(folder: Path) -> None:
         site = folder / "lib" / python / "site-packages"

@@ -6,12 +6,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from tools.jetson.recipe import ROOT, VERSIONS, StepError, call, made_once, pinned, write_commands
+from tools.jetson.recipe import ROOT, VERSIONS, StepError, call, declared, made_once, pinned, write_commands
 
 __all__ = ["ENVIRONMENTS", "environment"]
 
 TESTS = ["hypothesis>=6.100", "onnx>=1.17", "pytest>=8", "pytest-xdist>=3.6", "scipy"]  # what the runtime's tests need
-LINE = ["paho-mqtt>=2", "prometheus-client>=0.20"]
 _RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}  # of uv
 ENVIRONMENTS = {
     "lowest": "the lowest declared version of every dependency",
@@ -29,7 +28,7 @@ def environment(name: str, cache: Path) -> Path:
     """
     debian = name == "gstreamer"
     python = Path("/usr/bin/python3") if debian else _interpreter(name)
-    packages = [*pinned(), "rich>=14.1", "typer>=0.16", *LINE]
+    packages = [*pinned(), *declared()]
     if debian:  # a wheel of OpenCV would hide Debian's
         packages = [package for package in packages if not package.startswith("opencv")]
     recipe = {"python": str(python), "packages": packages, "tests": TESTS}

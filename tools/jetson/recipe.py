@@ -16,7 +16,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["ROOT", "VERSIONS", "StepError", "cache_folder", "call", "made_once", "pinned", "write_commands"]
+__all__ = ["ROOT", "VERSIONS", "StepError", "cache_folder", "call", "declared", "made_once", "pinned", "write_commands"]
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("versions.toml").read_text())
@@ -31,6 +31,13 @@ def cache_folder() -> Path:
     """$SDI_JETSON_CACHE, else sdi/jetson in the user's cache."""
     given = os.environ.get("SDI_JETSON_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdi" / "jetson"
+
+
+def declared() -> list[str]:
+    """What the lean runtime needs besides JetPack 6's set, as pyproject.toml has it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted: list[str] = [*project["dependencies"], *project["optional-dependencies"]["line"]]
+    return [text for text in wanted if not text.startswith(tuple(VERSIONS["tried"]))]
 
 
 def pinned() -> list[str]:
