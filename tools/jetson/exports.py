@@ -51,7 +51,7 @@ def main() -> None:
         choose_calibration_set(calibration, len(DEFECTS)).write(calibration / SET_FILE)
         for name in names:
             source = ExportSource(_checkpoint(name), None)
-            int8 = ExportRequest("int8", int8=Int8Options(calibration, keep=()))
+            int8 = ExportRequest("int8", int8=Int8Options(calibration, rest="fp32", keep=()))
             requests = [ExportRequest("fp32"), ExportRequest("fp16"), int8]
             for request in requests:
                 made = export_onnx(source, request, folder, overwrite=True)
