@@ -210,9 +210,7 @@ def _curves_svg(evaluations: Sequence[Evaluation]) -> str:
         axes.grid(color="#e5e7eb", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="lower left" if axes is precision_recall else "lower center", frameon=False, fontsize=8)
-    page = io.BytesIO()
-    figure.savefig(page, format="svg", metadata={"Date": None})
-    return data_uri("image/svg+xml", page.getvalue())
+    return _svg_uri(figure)
 
 
 def _froc_svg(results: Results) -> str:
@@ -233,6 +231,11 @@ def _froc_svg(results: Results) -> str:
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False, fontsize=8)
+    return _svg_uri(figure)
+
+
+def _svg_uri(figure: Figure) -> str:
+    """The figure as SVG in a data URI; equal figures give equal bytes."""
     page = io.BytesIO()
     figure.savefig(page, format="svg", metadata={"Date": None})
     return data_uri("image/svg+xml", page.getvalue())
